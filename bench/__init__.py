@@ -1,0 +1,1 @@
+"""Finetunes and attacks encoders; writes records."""

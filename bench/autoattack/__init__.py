@@ -1,0 +1,1 @@
+"""AutoAttack (Croce and Hein, ICML 2020)."""

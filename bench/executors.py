@@ -1,0 +1,145 @@
+"""The only owner of where stages run: in this process, or side by side in worker processes of one torch thread each.
+
+A worker is `python -m robustcl.bench.worker`, told its stages as JSON lines: nothing is pickled, and a script that
+calls `robustcl.run` is never imported again by its own workers.
+"""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from robustcl.bench.stages import Place, execute
+from robustcl.bench.store import Stage
+from robustcl.models.errors import NumberError, UserError
+from robustcl.models.value import plain
+
+
+class Watch(Protocol):
+    """Who is told what happens; calls may come from several threads."""
+
+    def started(self, stage: Stage) -> None:
+        """The stage has begun."""
+
+    def moved(self, stage: Stage, done: int, total: int) -> None:
+        """So much of the stage is done."""
+
+    def finished(self, stage: Stage) -> None:
+        """The stage lies in the store."""
+
+
+def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mapping[str, int], watch: Watch) -> None:
+    """Make every stage that the store lacks, parents first; `stages` are in such an order.
+
+    Of the stages that are ready, the one on the costliest path goes first. Errors of a stage are raised here, after the
+    other workers were stopped; what is finished stays.
+    """
+    todo = {stage.key: stage for stage in stages if not place.store.has(stage)}
+    if workers == 1:
+        for stage in todo.values():
+            watch.started(stage)
+            execute(stage, place, lambda done, total, stage=stage: watch.moved(stage, done, total))  # type: ignore[misc]
+            watch.finished(stage)
+        return
+    urgent = _urgency(list(todo.values()), cost)
+    running: dict[Future[None], Stage] = {}
+    with _workers(min(workers, len(todo)), place) as idle, ThreadPoolExecutor(workers) as threads:
+        while todo or running:
+            busy = {stage.key for stage in running.values()}
+            blocked = todo.keys() | busy
+            ready = [s for s in todo.values() if not blocked & {parent.key for parent in s.parents.values()}]
+            for stage in sorted(ready, key=lambda stage: -urgent[stage.key])[: workers - len(running)]:
+                del todo[stage.key]
+                watch.started(stage)
+                running[threads.submit(_delegate, idle, stage, watch)] = stage
+            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+                future.result()
+                watch.finished(running.pop(future))
+
+
+def default_workers(device: str) -> int:
+    """One worker per CPU core this process may use; one in all for an accelerator."""
+    if device != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def to_json(stage: Stage) -> dict[str, Any]:
+    """A stage with its parents as what JSON can hold."""
+    parents = {role: to_json(parent) for role, parent in stage.parents.items()}
+    return {"kind": stage.kind, "part": stage.part, "parents": parents, "label": stage.label}
+
+
+def from_json(held: Mapping[str, Any]) -> Stage:
+    """The inverse of `to_json`."""
+    parents = {role: from_json(parent) for role, parent in held["parents"].items()}
+    return Stage(kind=held["kind"], part=held["part"], parents=parents, label=held["label"])
+
+
+def _urgency(stages: Sequence[Stage], cost: Mapping[str, int]) -> dict[str, int]:
+    """The cost of the costliest path from each stage to an end."""
+    urgent = {stage.key: cost.get(stage.key, 0) for stage in stages}
+    for stage in reversed(stages):
+        for parent in stage.parents.values():
+            if parent.key in urgent:
+                urgent[parent.key] = max(urgent[parent.key], cost.get(parent.key, 0) + urgent[stage.key])
+    return urgent
+
+
+@contextmanager
+def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess.Popen[str]]"]:
+    """Worker processes that wait for stages; they are stopped when the block ends, however it ends."""
+    idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
+    # One torch thread each: two on a busy two-core machine can be 30 times slower. A session of their own keeps Ctrl-C
+    # with us; robustcl must be found from any folder, also in a checkout that is not installed.
+    root = str(Path(__file__).resolve().parent.parent)
+    above = root if (Path(root) / "robustcl").is_dir() else str(Path(root).parent)
+    paths = os.pathsep.join([above, *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    where = {"root": str(place.store.root.resolve()), "device": place.device, "offline": place.offline}
+    where["data"] = {"name": type(place.data).__name__.lower(), **plain(place.data)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "robustcl.bench.worker", json.dumps(where)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+            start_new_session=True,
+        )
+        for _ in range(count)
+    ]
+    for worker in started:
+        idle.put(worker)
+    try:
+        yield idle
+    finally:
+        for worker in started:
+            worker.kill()
+            worker.wait()
+
+
+def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, watch: Watch) -> None:
+    """Have a worker make the stage; raise here what was raised there."""
+    worker = idle.get()
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write(json.dumps(to_json(stage)) + "\n")
+    worker.stdin.flush()
+    for line in worker.stdout:
+        said = json.loads(line)
+        if "done" in said:
+            watch.moved(stage, said["done"], said["total"])
+        elif "error" in said:
+            kind = {"UserError": UserError, "NumberError": NumberError}.get(said["error"], RuntimeError)
+            raise kind(said["message"])
+        else:
+            idle.put(worker)
+            return
+    raise RuntimeError(f"{stage.label}: the worker process died (exit code {worker.wait()}); out of memory?")

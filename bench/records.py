@@ -1,0 +1,31 @@
+"""The only owner of records, schema version 1: one row per image and attempted attack, the contract with `reports`."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+VERSION = 1
+_TEXT = pa.dictionary(pa.int32(), pa.string())
+SCHEMA = pa.schema(
+    [
+        ("image", pa.int32()),  # position in the official split
+        ("label", pa.int16()),
+        ("judge", _TEXT),  # `clean`, or the name of a judge
+        ("attack", _TEXT),  # `clean`, or one of the judge's attacks
+        ("answer", pa.int16()),  # of the float32 model on the projected adversarial image
+        ("right", pa.bool_()),
+        ("margin", pa.float32()),  # the label's logit minus the best other
+        ("distance", pa.float32()),  # in the norm of the threat
+        ("step", pa.int32()),  # where it broke, -1 if it did not
+        ("passes", pa.int32()),  # forward-equivalents spent, counted
+    ],
+    metadata={b"robustcl.records": str(VERSION).encode()},
+)
+
+
+def write(path: Path, records: pd.DataFrame) -> None:
+    """Write records, already ordered by image and then by attack, as parquet."""
+    table = pa.Table.from_pandas(records[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+    pq.write_table(table.replace_schema_metadata(SCHEMA.metadata), path)

@@ -1,0 +1,76 @@
+"""The only owner of running a suite: read it, plan it, make what the store lacks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from robustcl.bench.executors import Watch, default_workers, run_stages
+from robustcl.bench.offline import go_offline
+from robustcl.bench.plan import Plan, plan
+from robustcl.bench.spec import Suite, read_suite, resolved
+from robustcl.bench.stages import Place
+from robustcl.bench.store import Store
+from robustcl.models.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A suite that is read and planned, and where it will run."""
+
+    points: Sequence[Suite]
+    plan: Plan
+    place: Place
+
+    @property
+    def name(self) -> str:
+        """The suite's name."""
+        return self.points[0].name
+
+    @property
+    def missing(self) -> list[str]:
+        """The keys of the stages that the store lacks."""
+        return [stage.key for stage in self.plan.stages if not self.place.store.has(stage)]
+
+
+def prepare(
+    suite: str | Path,
+    *,
+    runs: str | Path | None = None,
+    device: str = "cpu",
+    overrides: Sequence[str] = (),
+    offline: bool = False,
+) -> Job:
+    """Read and plan a suite; nothing is written. `runs` defaults to `runs/<suite>`.
+
+    Errors: `UserError` for everything that is wrong with the suite, its data or the device.
+    """
+    if offline:
+        go_offline()
+    points = read_suite(suite, overrides)
+    place = Place(
+        store=Store(Path(runs) if runs else Path("runs") / points[0].name),
+        data=points[0].data,
+        device=_device(device),
+        offline=offline,
+    )
+    if any(point.data != points[0].data for point in points):
+        raise UserError(f"{points[0].name}.grid: data is not an axis, expected one data set in a suite")
+    return Job(points=points, plan=plan(points, points[0].data.load()), place=place)
+
+
+def make(job: Job, watch: Watch, workers: int | None = None) -> None:
+    """Make every stage of the job that the store lacks. Whatever stops it, what is finished stays."""
+    job.place.store.claim_suite(job.name, {"points": [resolved(point) for point in job.points]}, list(job.plan.cells))
+    workers = workers or default_workers(job.place.device)
+    run_stages(job.plan.stages, job.place, workers, job.plan.cost, watch)
+
+
+def _device(name: str) -> str:
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not available ({reason}), expected cpu, cuda, cuda:1 or mps") from None
+    return name

@@ -1,0 +1,182 @@
+"""The only owner of what each kind of stage does: pretrain, labels, finetune, evaluate.
+
+A stage is executed from its part alone, so that nothing outside its key can change its numbers.
+"""
+
+import csv
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcl.bench import records
+from robustcl.bench.attacks import PGD, Attack
+from robustcl.bench.autoattack.reference import Reference
+from robustcl.bench.data import DataSet
+from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.provenance import provenance
+from robustcl.bench.schemes import Scheme
+from robustcl.bench.store import Stage, Store, write_json
+from robustcl.models import checkpoint
+from robustcl.models.architecture import read_architecture
+from robustcl.models.classifier import Classifier
+from robustcl.models.encoder import Encoder
+from robustcl.models.errors import UserError
+from robustcl.models.threat import Threat
+from robustcl.models.value import read
+from robustcl.pretraining.images import Images
+from robustcl.pretraining.loop import Epoch, Run, fit
+from robustcl.pretraining.method import Method, Targets, build_net, read_method
+from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, load_labels, save_labels
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where stages run: never part of a key."""
+
+    store: Store
+    data: DataSet
+    device: str = "cpu"
+    offline: bool = False
+
+
+def execute(stage: Stage, place: Place, report: Report) -> None:
+    """Make the stage unless the store has it."""
+    kinds = {"pretrain": _pretrain, "labels": _labels, "finetune": _finetune, "evaluate": _evaluate}
+    began = time.monotonic()
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        (folder / "progress").mkdir(exist_ok=True)
+        extra = kinds[stage.kind](stage, place, folder, report)
+        scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+        seconds = round(time.monotonic() - began, 3)
+        return {**provenance(), "device": place.device, "seconds": seconds, "peak_memory": peak, **extra}
+
+    place.store.make(stage, work)
+
+
+def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    part = stage.part
+    method = method_from(part["method"])
+    images = _data(stage, place, "train")
+    labels = _parent(stage, place, "labels", "labels.npz")
+    pseudo = load_labels(labels, len(images)) if labels else {}
+    encoder = Encoder(
+        read_architecture(part["encoder"]["architecture"], f"{stage.label}.encoder"),
+        images.shape,
+        routes=method.routes,
+        mean=_numbers(part["encoder"]["mean"]),
+        std=_numbers(part["encoder"]["std"]),
+        seed=part["seed"],
+    )
+    net = build_net(method, encoder, Targets(classes=images.classes, pseudo=pseudo), part["seed"]).to(place.device)
+    run = Run(
+        seed=part["seed"],
+        threat=_threat(part),
+        pseudo=pseudo,
+        keep=folder / "progress" / "training.safetensors",
+        where=stage.label,
+        report=report,
+    )
+    _curve(folder, fit(method, net, images, run))
+    checkpoint.save_encoder(folder / "encoder.safetensors", net.encoder, method.deploy)
+    return {}
+
+
+def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    source = _parent(stage, place, "encoder", "encoder.safetensors")
+    assert source is not None
+    encoder = checkpoint.load_encoder(source).to(place.device)
+    found = cluster(
+        encoder, _data(stage, place, "train"), read(ClusterFit, stage.part["fit"], stage.label), stage.part["seed"]
+    )
+    save_labels(folder / "labels.npz", found)
+    write_json(folder / "balance.json", balance(found))
+    return {}
+
+
+def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    part, images = stage.part, _data(stage, place, "train")
+    fields = {name: held for name, held in part["scheme"].items() if name not in ("name", "version")}
+    scheme = read(Scheme, fields, stage.label)
+    source = _parent(stage, place, "encoder", "encoder.safetensors")
+    assert source is not None
+    encoder = checkpoint.load_encoder(source)
+    net = build_net(scheme, encoder, Targets(classes=images.classes), part["seed"]).to(place.device)
+    keep = folder / "progress" / "training.safetensors"
+    run = Run(seed=part["seed"], threat=_threat(part), keep=keep, where=stage.label, report=report)
+    _curve(folder, fit(scheme, net, images, run))
+    head = net.heads["classes"]
+    assert isinstance(head, torch.nn.Linear)
+    checkpoint.save_classifier(folder / "classifier.safetensors", Classifier(net.encoder, head))
+    return {}
+
+
+def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    part = stage.part
+    source = _parent(stage, place, "classifier", "classifier.safetensors")
+    assert source is not None
+    classifier = checkpoint.load_classifier(source).to(place.device)
+    threat = _threat(part)
+    assert threat is not None
+    trial = Trial(
+        threat=threat,
+        judges={name: [attack_from(held, stage.label) for held in attacks] for name, attacks in part["judges"].items()},
+        seed=part["seed"],
+        keep=folder / "progress" / "batches",
+        report=report,
+    )
+    images = _data(stage, place, "test")
+    records.write(folder / "records.parquet", judge(classifier, images, trial))
+    return {}
+
+
+def method_from(identity: Mapping[str, Any]) -> Method:
+    """The method that an identity in a key describes."""
+    fields = {name: held for name, held in identity.items() if name not in ("name", "version")}
+    return read_method({"method": identity["name"], **fields}, str(identity["name"]))
+
+
+def attack_from(identity: Mapping[str, Any], where: str) -> Attack:
+    """The attack that an identity in a key describes."""
+    kinds: dict[str, type[Attack]] = {"PGD": PGD, "Reference": Reference}
+    fields = {name: held for name, held in identity.items() if name not in ("kind", "version")}
+    return read(kinds[identity["kind"]], fields, where)
+
+
+def _data(stage: Stage, place: Place, split: str) -> Images:
+    """The images of a stage, the very ones that its key names."""
+    images: Images = getattr(place.data.load(), split)
+    if "images" in stage.part:
+        images = images.take(slice(0, stage.part["images"]))
+    if images.fingerprint != stage.part["data"]:
+        raise UserError(f"{stage.label}: the {split} images have changed since the plan was made; run again")
+    return images.to(place.device)
+
+
+def _parent(stage: Stage, place: Place, role: str, name: str) -> Path | None:
+    return place.store.file(stage.parents[role], name) if role in stage.parents else None
+
+
+def _threat(part: Mapping[str, Any]) -> Threat | None:
+    return read(Threat, part["threat"], "threat") if part.get("threat") else None
+
+
+def _numbers(given: list[float] | None) -> tuple[float, ...] | None:
+    return None if given is None else tuple(given)
+
+
+def _curve(folder: Path, history: list[Epoch]) -> None:
+    """The training curve as CSV, one row per epoch."""
+    with (folder / "curve.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(history[0]) if history else ["epoch"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)

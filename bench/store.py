@@ -1,0 +1,149 @@
+"""The only owner of stages and their directories: `<runs>/<kind>/<key>/` appears whole or not at all.
+
+In the key: everything that changes a number. Beside it, in `stage.json`: where, when and with what it was made.
+"""
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from robustcl.models.errors import UserError
+from robustcl.models.value import digest
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Stage:
+    """A piece of work: its kind, what it is (plain), and the stages it builds on. `label` is for people alone."""
+
+    kind: str
+    part: Mapping[str, Any]
+    parents: Mapping[str, "Stage"] = field(default_factory=dict)
+    label: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of kind, part and parents: 16 hexadecimal digits."""
+        parents = {role: parent.key for role, parent in self.parents.items()}
+        return digest({"kind": self.kind, "part": self.part, "parents": parents})
+
+
+class Store:
+    """A run folder. Errors: `UserError` where it cannot be written or what it holds cannot be read."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, stage: Stage) -> Path:
+        """Where a finished stage lies."""
+        return self.root / stage.kind / stage.key
+
+    def has(self, stage: Stage) -> bool:
+        """Whether the stage is finished."""
+        return self.folder(stage).is_dir()
+
+    def file(self, stage: Stage, name: str) -> Path:
+        """A file of a finished stage. Errors: `UserError` where it is missing or not as it was written."""
+        path = self.folder(stage) / name
+        written = self.note(stage)["files"].get(name)
+        if written is None or not path.is_file():
+            raise UserError(f"{path}: missing, expected it beside stage.json; remove the folder to make it anew")
+        if _sha256(path) != written:
+            raise UserError(f"{path}: not as it was written (truncated or changed); remove the folder to make it anew")
+        return path
+
+    def note(self, stage: Stage) -> dict[str, Any]:
+        """The stage's `stage.json`."""
+        path = self.folder(stage) / "stage.json"
+        try:
+            found: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{path}: missing or truncated; remove the folder to make it anew") from None
+        if found.get("schema") != SCHEMA or found.get("key") != stage.key:
+            raise UserError(f"{path}: schema {found.get('schema')}, key {found.get('key')}, expected {stage.key}")
+        return found
+
+    def make(self, stage: Stage, work: Callable[[Path], Mapping[str, Any]]) -> None:
+        """Let `work` fill a hidden folder, then rename it. Who comes second waits, and finds it done.
+
+        `work` gets the hidden folder, with what an interrupted attempt left there, and returns what to note beside
+        the key. What it keeps for a restart lies in `progress/` and is dropped at the end.
+        """
+        with _writable(self.root), self._claimed(stage):
+            if self.has(stage):
+                return
+            hidden = self.root / stage.kind / f".{stage.key}"
+            hidden.mkdir(parents=True, exist_ok=True)
+            made = work(hidden)
+            shutil.rmtree(hidden / "progress", ignore_errors=True)
+            files = {path.name: _sha256(path) for path in sorted(hidden.iterdir()) if path.name != "stage.json"}
+            parents = {role: parent.key for role, parent in stage.parents.items()}
+            what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
+            note = {"schema": SCHEMA, **what, "files": files, "made": made}
+            write_json(hidden / "stage.json", note)
+            hidden.rename(self.folder(stage))
+
+    @contextmanager
+    def _claimed(self, stage: Stage) -> Iterator[None]:
+        """The lock on a stage; the kernel frees it when its holder dies."""
+        path = self.root / ".locks" / f"{stage.kind}-{stage.key}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    time.sleep(0.2)
+            yield
+
+    def claim_suite(self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]]) -> None:
+        """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
+        path = self.root / "suite.json"
+        with _writable(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                other = _suite_name(path)
+                if other != name:
+                    raise UserError(
+                        f"{self.root}: written by suite '{other}', expected '{name}'; choose another --runs folder"
+                    )
+            elif any(child.name != ".locks" for child in self.root.iterdir()):
+                raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
+            write_json(path, {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells})
+
+
+def write_json(path: Path, held: Mapping[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
+    part.replace(path)
+
+
+def _suite_name(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["suite"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: truncated or not a suite's; remove it or choose another --runs folder") from None
+
+
+@contextmanager
+def _writable(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror or error}), expected a writable folder") from None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

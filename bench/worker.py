@@ -1,0 +1,44 @@
+"""The only owner of the worker process: reads stages as JSON lines, makes them, answers with JSON lines."""
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from robustcl.bench.data import read_dataset
+from robustcl.bench.executors import from_json
+from robustcl.bench.offline import go_offline
+from robustcl.bench.stages import Place, execute
+from robustcl.bench.store import Store
+from robustcl.models.errors import NumberError, UserError
+
+
+def main(where: dict[str, Any]) -> None:
+    """Serve until the standard input ends."""
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a library prints must not be taken for an answer
+    if where["offline"]:
+        go_offline()
+    data = read_dataset(where["data"], "data")
+    place = Place(store=Store(Path(where["root"])), data=data, device=where["device"], offline=where["offline"])
+
+    def say(**words: Any) -> None:
+        answers.write(json.dumps(words) + "\n")
+
+    for line in sys.stdin:
+        try:
+            execute(from_json(json.loads(line)), place, lambda done, total: say(done=done, total=total))
+            say(made=True)
+        except (UserError, NumberError) as error:
+            say(error=type(error).__name__, message=str(error))
+        except Exception:  # told to the process that asked, with its traceback
+            say(error="Exception", message=traceback.format_exc())
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

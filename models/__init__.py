@@ -1,0 +1,1 @@
+"""The two models of a robustness claim: the network and the threat."""

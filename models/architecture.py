@@ -1,0 +1,40 @@
+"""The only owner of what a network family is: a frozen value that builds one body of convolutions."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from robustcl.models.plugin import find
+from robustcl.models.value import read, value
+
+PACKAGE = "robustcl.models.architectures"
+
+
+class Body(nn.Module, ABC):
+    """A network without head: (n, channels, height, width) images to (n, width) features after average pooling.
+
+    It uses `nn.BatchNorm2d` freely; `robustcl.models.routing.branch` gives each of them one branch per route.
+    """
+
+    width: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, h, w) to (n, width)."""
+
+
+@value
+class Architecture(ABC):
+    """A network family with its sizes as fields; one file per family in `models/architectures`."""
+
+    @abstractmethod
+    def build(self, channels: int) -> Body:
+        """A freshly initialised body (from torch's global generator) for images of so many channels."""
+
+
+def read_architecture(table: Mapping[str, Any], where: str) -> Architecture:
+    """The architecture that a table `{name = "resnet", depth = 18}` describes."""
+    fields = {key: entry for key, entry in table.items() if key != "name"}
+    return read(find(PACKAGE, "architecture", table.get("name"), Architecture, where), fields, where)

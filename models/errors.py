@@ -1,0 +1,24 @@
+"""The only owner of errors that people can act on: one line with where, what is wrong, what was expected."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake of the user's: printed as one line, without a traceback, with exit code 2."""
+
+
+class NumberError(ArithmeticError):
+    """Numbers that went wrong (NaN or infinity) where the user's input was fine: exit code 4."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the name in `known` that is closest to `name`, or an empty text."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def unknown(where: str, kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not one of `known`."""
+    names = sorted(known)
+    return UserError(f"{where}: unknown {kind} '{name}', expected one of {', '.join(names)}{nearest(name, names)}")

@@ -1,0 +1,112 @@
+"""The only owner of batch norm with one set of parameters and statistics per route, and of the switch between them.
+
+A route is a named way through the network (`normal`, `pgd`, ...): the convolutions are shared, every batch norm has a
+branch of its own (AdvCL, Fan et al. 2021; ACL, Jiang et al. 2020).
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from robustcl.models.errors import unknown
+
+
+class Switch:
+    """The route that all batch norms of one network take now."""
+
+    def __init__(self, routes: tuple[str, ...]) -> None:
+        self.routes = routes
+        self.active = routes[0]
+
+    def take(self, route: str) -> None:
+        """Send what follows through `route`."""
+        if route not in self.routes:
+            raise unknown("encoder", "route", route, self.routes)
+        self.active = route
+
+
+class RoutedBatchNorm(nn.Module):
+    """A batch norm with one branch per route."""
+
+    def __init__(self, norm: _BatchNorm, switch: Switch) -> None:
+        super().__init__()
+        self.switch = switch
+        self.branches = nn.ModuleDict({route: copy.deepcopy(norm) for route in switch.routes})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The active branch's answer, of the same shape."""
+        out: Tensor = self.branches[self.switch.active](x)
+        return out
+
+
+def branch(module: nn.Module, switch: Switch) -> None:
+    """Replace every batch norm below `module` by one with a branch per route, all starting equal."""
+    for name, child in module.named_children():
+        if isinstance(child, _BatchNorm):
+            setattr(module, name, RoutedBatchNorm(child, switch))
+        else:
+            branch(child, switch)
+
+
+def norms(module: nn.Module, route: str) -> list[_BatchNorm]:
+    """The branches of `route` below `module`, in order."""
+    found = [part.branches[route] for part in module.modules() if isinstance(part, RoutedBatchNorm)]
+    return [norm for norm in found if isinstance(norm, _BatchNorm)]
+
+
+def keep(module: nn.Module, route: str) -> None:
+    """Drop every branch but that of `route`, for good."""
+    for part in module.modules():
+        if isinstance(part, RoutedBatchNorm):
+            part.switch.take(route)
+            part.switch.routes = (route,)
+            part.branches = nn.ModuleDict({route: part.branches[route]})
+
+
+@contextmanager
+def batch_norm_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Every batch norm below `module` in train or eval mode inside the block; the old modes come back after it."""
+    before = {part: part.training for part in module.modules() if isinstance(part, _BatchNorm)}
+    for part in before:
+        part.training = training
+    try:
+        yield
+    finally:
+        for part, mode in before.items():
+            part.training = mode
+
+
+class Replay:
+    """Repeats the updates that a cycle of train-mode forwards made to the running statistics of one route.
+
+    Official AdvCL forwards its clean views again in every step of the attack; the features are the same each time but
+    the running statistics move each time. We forward the views once and replay what the other cycles would have done:
+    an update is `r <- r + m (s - r)`, so the batch statistic s of each forward follows from r before and after it.
+    """
+
+    def __init__(self, module: nn.Module, route: str) -> None:
+        self.norms = norms(module, route)
+        self.seen: list[list[Tensor]] = [self._statistics()]
+
+    def _statistics(self) -> list[Tensor]:
+        return [s.clone() for n in self.norms for s in (n.running_mean, n.running_var) if s is not None]
+
+    def mark(self) -> None:
+        """To be called after each forward of the cycle."""
+        self.seen.append(self._statistics())
+
+    def repeat(self, times: int) -> None:
+        """Apply the marked cycle `times` more times."""
+        moving = [s for n in self.norms for s in (n.running_mean, n.running_var) if s is not None]
+        rates = [n.momentum if n.momentum is not None else 0.1 for n in self.norms for _ in range(2)]
+        for _ in range(times):
+            for before, after in zip(self.seen[:-1], self.seen[1:], strict=True):
+                for running, old, new, m in zip(moving, before, after, rates, strict=True):
+                    # By `.data`: in train mode no gradient depends on the running statistics, yet autograd guards them.
+                    running.data.lerp_(old + (new - old) / m, m)
+        for norm in self.norms:
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked += times * (len(self.seen) - 1)

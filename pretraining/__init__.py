@@ -1,0 +1,1 @@
+"""Produces encoders: image sets, views, losses, the inner maximisation and the methods."""

@@ -1,0 +1,83 @@
+"""The only owner of `Images`: an image set in memory with labels, index and fingerprint, and its batches."""
+
+import functools
+import hashlib
+
+import torch
+from torch import Tensor
+
+from robustcl.models.errors import UserError
+
+
+class Images:
+    """Images (n, channels, height, width) as uint8, or as float32 in [0, 1]; labels (n,); `index` (n,).
+
+    `index` is the position in the official split, so that a part of a set still says which images it holds.
+    Errors: `UserError` for another shape or range, NaN, and labels outside the classes.
+    """
+
+    def __init__(self, pixels: Tensor, labels: Tensor, *, classes: int, index: Tensor | None = None, name: str) -> None:
+        _check_pixels(pixels, name)
+        labels = labels.to(torch.int64)
+        if labels.shape != (len(pixels),):
+            raise UserError(f"{name}: labels of shape {tuple(labels.shape)}, expected ({len(pixels)},)")
+        wrong = (labels < 0) | (labels >= classes)
+        if wrong.any():
+            raise UserError(f"{name}: label {int(labels[wrong][0])}, expected 0 to {classes - 1} ({classes} classes)")
+        self.pixels, self.labels, self.classes, self.name = pixels, labels, classes, name
+        self.index = torch.arange(len(pixels)) if index is None else index.to(torch.int64)
+        if self.index.shape != labels.shape or len(self.index.unique()) != len(labels):
+            raise UserError(f"{name}: index of shape {tuple(self.index.shape)}, expected {len(labels)} numbers, unique")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        channels, height, width = self.pixels.shape[1:]
+        return channels, height, width
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of pixels, labels and index: the identity of the content."""
+        found = hashlib.sha256(str((tuple(self.pixels.shape), self.pixels.dtype, self.classes)).encode())
+        for part in (self.pixels, self.labels, self.index):
+            found.update(part.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()[:16]
+
+    def floats(self, rows: Tensor | slice) -> Tensor:
+        """(len(rows), channels, height, width) float32 in [0, 1]."""
+        pixels = self.pixels[rows]
+        return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+    def take(self, rows: Tensor | slice) -> "Images":
+        """The images in these rows, with their place in the official split."""
+        part = (self.pixels[rows], self.labels[rows])
+        return Images(*part, classes=self.classes, index=self.index[rows], name=self.name)
+
+    def to(self, device: torch.device | str) -> "Images":
+        """The same images on `device`."""
+        part = (self.pixels.to(device), self.labels.to(device))
+        return Images(*part, classes=self.classes, index=self.index.to(device), name=self.name)
+
+    def hold_out(self, every: int) -> tuple["Images", "Images"]:
+        """All but each `every`-th image, and each `every`-th image: a part of the training split to choose on."""
+        held = torch.arange(len(self)) % every == every - 1
+        return self.take(~held), self.take(held)
+
+
+def _check_pixels(pixels: Tensor, name: str) -> None:
+    if pixels.dim() != 4 or 0 in pixels.shape:
+        raise UserError(f"{name}: images of shape {tuple(pixels.shape)}, expected (n, channels, height, width), n > 0")
+    if pixels.dtype == torch.uint8:
+        return
+    if pixels.dtype != torch.float32:
+        raise UserError(f"{name}: images of type {pixels.dtype}, expected float32 in [0, 1] or uint8")
+    if not torch.isfinite(pixels).all():
+        where = int((~torch.isfinite(pixels)).flatten(1).any(1).nonzero()[0])
+        raise UserError(f"{name}: NaN or infinity in image {where}, expected numbers in [0, 1]")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:
+        hint = "; is the normalisation inside the model?" if low < 0 else "; are they 0 to 255?" if high > 2 else ""
+        raise UserError(f"{name}: images from {low:.4g} to {high:.4g}, expected [0, 1]{hint}")

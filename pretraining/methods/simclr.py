@@ -1,0 +1,74 @@
+"""SimCLR (Chen et al., ICML 2020): two augmented views, NT-Xent, no attack; with ACL's recipe it is ACL's S2S arm."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustcl.models.heads import projector
+from robustcl.models.value import value
+from robustcl.pretraining.losses import nt_xent
+from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views
+from robustcl.pretraining.optim import Cosine, Optimiser
+from robustcl.pretraining.views import RecipeField, apply, recipe
+
+RECIPE = Training(
+    epochs=1000,
+    batch=512,
+    optimiser=Optimiser(name="lars", lr=5.0, momentum=0.9, weight_decay=1e-6),
+    schedule=Cosine(floor=1e-6, warmup=10, per="iteration", shift=1, warmup_shift=1, decay="rest"),
+)
+
+
+@value
+class SimCLR(Method):
+    """Defaults: ACL's standard arm (algorithm section 1.1): two `acl` views, three-layer projector, LARS."""
+
+    version: ClassVar[int] = 1
+    source: ClassVar[str] = "Chen et al., ICML 2020"
+    routes: ClassVar[tuple[str, ...]] = ("normal",)
+
+    training: Training = RECIPE
+    strong: RecipeField = recipe("acl")
+    temperature: float = Field(default=0.5, gt=0)
+    hidden: int = Field(default=512, gt=0)
+    output: int = Field(default=512, gt=0)
+    layers: Literal[2, 3] = 3
+    norm: Literal["hidden", "all", "none"] = "all"
+
+    @property
+    def deploy(self) -> str:
+        return "normal"
+
+    @property
+    def adversarial(self) -> bool:
+        return False
+
+    @property
+    def supervision(self) -> Literal["none", "labels", "pseudo"]:
+        return "none"
+
+    @property
+    def freezes(self) -> bool:
+        return False
+
+    @property
+    def units(self) -> float:
+        return 6
+
+    def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
+        return {"projector": projector(width, self.hidden, self.output, self.layers, self.norm)}
+
+    def views(self, batch: Batch) -> Views:
+        g = batch.generator("views")
+        return {"x1": apply(self.strong, batch.images, g), "x2": apply(self.strong, batch.images, g)}
+
+    def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
+        return views
+
+    def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
+        z = [net(views[name], "projector", "normal") for name in ("x1", "x2")]
+        return {"contrast": nt_xent(z, self.temperature)}
+
+    def after_step(self, net: Net, batch: Batch) -> None:
+        pass

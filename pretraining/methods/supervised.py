@@ -1,0 +1,81 @@
+"""Supervised training as the upper baseline: standard, PGD adversarial (Madry et al.) and TRADES (Zhang et al.)."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from robustcl.models.heads import linear
+from robustcl.models.value import value
+from robustcl.pretraining.ascent import Ascent
+from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views
+from robustcl.pretraining.optim import Optimiser, Steps
+from robustcl.pretraining.supervision import Objective, attack, terms, units
+from robustcl.pretraining.views import RecipeField, apply, recipe
+
+RECIPE = Training(
+    epochs=110,
+    batch=128,
+    optimiser=Optimiser(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4),
+    schedule=Steps(milestones=(0.5, 0.75), factor=0.1),
+)
+
+
+@value
+class Supervised(Method):
+    """Cross-entropy on the true labels: `clean`, on PGD-10 images alone (`adversarial`), or `trades` with `beta`."""
+
+    version: ClassVar[int] = 1
+    source: ClassVar[str] = "Madry et al., ICLR 2018; Zhang et al., ICML 2019"
+    routes: ClassVar[tuple[str, ...]] = ("normal",)
+
+    training: Training = RECIPE
+    objective: Objective = "adversarial"
+    weak: RecipeField = recipe("weak")
+    ascent: Ascent = Ascent(steps=10, step="eps/4")
+    beta: float = Field(default=6.0, ge=0)
+
+    @property
+    def deploy(self) -> str:
+        return "normal"
+
+    @property
+    def adversarial(self) -> bool:
+        return self.objective != "clean"
+
+    @property
+    def supervision(self) -> Literal["none", "labels", "pseudo"]:
+        return "labels"
+
+    @property
+    def freezes(self) -> bool:
+        return False
+
+    @property
+    def units(self) -> float:
+        return units(self.objective, self.ascent, encoder=True)
+
+    def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
+        return {"classes": linear(width, targets.classes)}
+
+    def views(self, batch: Batch) -> Views:
+        return {"clean": apply(self.weak, batch.images, batch.generator("views"))}
+
+    def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
+        if not self.adversarial:
+            return views
+        found = attack(self.objective, lambda x: net(x, "classes", "normal"), views["clean"], self.ascent, net, batch)
+        return views | {"adversarial": found}
+
+    def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
+        return terms(
+            self.objective,
+            lambda x: net(x, "classes", "normal"),
+            views["clean"],
+            views.get("adversarial"),
+            batch.labels,
+            self.beta,
+        )
+
+    def after_step(self, net: Net, batch: Batch) -> None:
+        pass

@@ -1,0 +1,89 @@
+"""The only owner of ClusterFit (Yan et al., CVPR 2020; AdvCL section 4.2): pseudo-labels from clustered features.
+
+Labels are made once, before pretraining, on un-augmented training images, and stay fixed for the whole run.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from pydantic import Field
+from sklearn.cluster import KMeans
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from robustcl.models.encoder import Encoder
+from robustcl.models.errors import UserError
+from robustcl.models.seeding import derive
+from robustcl.models.value import value
+from robustcl.pretraining.images import Images
+
+Labels = dict[int, Tensor]
+"""K -> (n,) int64 labels from 0 to K - 1, in the order of the images."""
+
+
+@value
+class ClusterFit:
+    """One independent k-means (k-means++, `restarts` starts, Euclidean on features of unit length) for each K."""
+
+    k: tuple[int, ...] = (10,)
+    restarts: int = Field(default=10, ge=1)
+
+
+def features(encoder: Encoder, images: Images, batch: int = 512) -> Tensor:
+    """(n, width) features of unit length of the un-augmented images, in eval mode, by way of the first route."""
+    encoder.eval()
+    with torch.no_grad():
+        parts = [encoder(images.floats(slice(at, at + batch))) for at in range(0, len(images), batch)]
+    return F.normalize(torch.cat(parts).float(), dim=1)
+
+
+def cluster(encoder: Encoder, images: Images, fit: ClusterFit, seed: int) -> Labels:
+    """Cluster labels for each K. Errors: `UserError` for a K outside 2 to n."""
+    points = features(encoder, images).cpu().numpy()
+    wrong = [k for k in fit.k if not 2 <= k <= len(points)]
+    if wrong or not fit.k:
+        raise UserError(f"labels.k: {wrong or 'no K'}, expected numbers from 2 to {len(points)} (the training images)")
+    labels = {}
+    for k in fit.k:
+        means = KMeans(k, n_init=fit.restarts, random_state=derive(seed, "k-means", k) % 2**32)
+        labels[k] = torch.from_numpy(means.fit_predict(points).astype(np.int64))
+    return labels
+
+
+def balance(labels: Mapping[int, Tensor]) -> dict[str, dict[str, Any]]:
+    """For each K the smallest and largest cluster, and the entropy of the labels in bits beside its maximum."""
+    report = {}
+    for k, part in labels.items():
+        counts = part.bincount(minlength=k).double()
+        share = counts[counts > 0] / counts.sum()
+        entropy = float(-(share * share.log2()).sum())
+        sizes = {"smallest": int(counts.min()), "largest": int(counts.max())}
+        report[str(k)] = {**sizes, "entropy": round(entropy, 3), "most": round(math.log2(k), 3)}
+    return report
+
+
+def save_labels(path: Path, labels: Mapping[int, Tensor]) -> None:
+    """Write labels as a plain `.npz` with one int32 array `k_<K>` for each K."""
+    arrays: dict[str, Any] = {f"k_{k}": part.numpy().astype(np.int32) for k, part in labels.items()}
+    np.savez(path, **arrays)
+
+
+def load_labels(path: Path, n: int) -> Labels:
+    """Read labels for `n` images. Errors: `UserError` for a missing, truncated or foreign file and wrong labels."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path}: not a readable .npz of labels ({error})") from None
+    labels = {}
+    for name, array in arrays.items():
+        k = int(name.removeprefix("k_")) if name.removeprefix("k_").isdigit() else 0
+        if k < 2 or array.shape != (n,) or array.min() < -1 or array.max() >= k:
+            raise UserError(f"{path}: array '{name}' of shape {array.shape}, expected k_<K> with {n} labels below K")
+        labels[k] = torch.from_numpy(array.astype(np.int64))
+    return labels

@@ -1,0 +1,79 @@
+"""The only owner of views: recipes of augmentations with parameters per image, by name, and their application.
+
+A recipe draws one table, a row per image, before its first operation. On the CPU an image's parameters thus depend on
+the generator and on its place in the batch alone, not on how many images follow it.
+"""
+
+import functools
+from typing import Annotated, Any
+
+import torch
+from pydantic import BeforeValidator
+from torch import Tensor
+
+from robustcl.models.errors import UserError, unknown
+from robustcl.models.value import value
+from robustcl.pretraining.operations import ColorJitter, Flip, Grayscale, Operation, PadCrop, RandomResizedCrop
+
+
+@value
+class Recipe:
+    """Operations in order; none at all leaves the images as they are."""
+
+    ops: tuple[Operation, ...] = ()
+
+
+@functools.cache
+def _recipes() -> dict[str, Recipe]:
+    jitter, gray, flip = ColorJitter(), Grayscale(), Flip()
+    bicubic = RandomResizedCrop(scale=(0.1, 1), interpolation="bicubic")
+    digit = ColorJitter(saturation=0, hue=0)
+    return {
+        "none": Recipe(),
+        "weak": Recipe(ops=(PadCrop(padding=4), flip)),
+        "advcl": Recipe(ops=(RandomResizedCrop(scale=(0.2, 1)), flip, jitter, gray)),
+        "acl": Recipe(ops=(bicubic, flip, jitter, gray)),
+        "rocl": Recipe(ops=(jitter, gray, flip, RandomResizedCrop(scale=(0.08, 1)))),
+        # Handwritten digits of 8x8 pixels: no flip, which makes other signs of them, and no small windows.
+        "digits": Recipe(ops=(RandomResizedCrop(scale=(0.5, 1)), digit)),
+        "digits-weak": Recipe(ops=(PadCrop(padding=1),)),
+    }
+
+
+def names() -> list[str]:
+    """The names of the recipes."""
+    return sorted(_recipes())
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of this name. Errors: `UserError` with the nearest name where there is none."""
+    if name not in _recipes():
+        raise unknown("views", "recipe", name, _recipes())
+    return _recipes()[name]
+
+
+def _read(given: Any) -> Any:
+    try:
+        return recipe(given) if isinstance(given, str) else given
+    except UserError as error:  # the reader of the file says where
+        raise ValueError(str(error).removeprefix("views: ")) from None
+
+
+RecipeField = Annotated[Recipe, BeforeValidator(_read)]
+"""The type of a method's field: a text reads as the recipe of that name. It is written with all of its parameters."""
+
+
+def apply(recipe: Recipe, images: Tensor, generator: torch.Generator) -> Tensor:
+    """One view per image: (n, c, h, w) float in [0, 1] to the same shape and range, on the device of the images.
+
+    The generator moves by the same amount whatever happens to each image. It may lie on another device: drawn on the
+    CPU, parameters are the same everywhere. Errors: `UserError` for images that are not (n, c, h, w) floats.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise UserError(f"views: {images.dtype} of shape {tuple(images.shape)}, expected floats (n, c, h, w)")
+    draws = [op.draws for op in recipe.ops]
+    table = torch.rand(len(images), sum(draws), generator=generator, device=generator.device).to(images.device)
+    with torch.autocast(images.device.type, enabled=False):  # an image in bfloat16 has lost its last bits
+        for op, numbers in zip(recipe.ops, table.split(draws, dim=1), strict=True):
+            images = op(images, numbers)
+    return images

@@ -1,0 +1,213 @@
+"""The only owner of the tidy frame: every record of a run folder as one row, its verdicts and their summary."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robustcl.models.errors import UserError
+from robustcl.reports.statistics import wilson
+
+SUITE_SCHEMA = 1
+RECORDS_SCHEMA = b"1"
+RECORDS = pa.schema(
+    [
+        ("image", pa.int32()),
+        ("label", pa.int16()),
+        ("judge", pa.string()),
+        ("attack", pa.string()),
+        ("answer", pa.int16()),
+        ("right", pa.bool_()),
+        ("margin", pa.float32()),
+        ("distance", pa.float32()),
+        ("step", pa.int32()),
+        ("passes", pa.int32()),
+    ]
+)
+CLEAN = "clean"
+_TEXT = ("suite", "encoder", "method", "scheme", "data", "norm", "eps", "judges", "protocol", "stage")
+
+Judges = Mapping[str, Sequence[str]]
+
+
+def frame(runs: str | Path) -> pd.DataFrame:
+    """Every record of every finished cell of the suite in the folder `runs`, one row each.
+
+    Beside the columns of a record (image, label, judge, attack, answer, right, margin, distance, step, passes) every
+    row says which cell it is of: suite, encoder, method, scheme, data, classes, norm, eps (exact text), radius (eps as
+    a float), headline (a cell of the table, not of the sweep), judges (JSON: judge -> its attacks), protocol, stage,
+    and `seed_<role>` (-1 where a cell has no such seed). Text is categorical, in the order of the suite, and the
+    categories name unfinished cells too, so that a table can show what is missing.
+    Errors: `UserError` where `runs` is no run folder or a file in it is damaged or of an unknown schema version.
+    """
+    folder = Path(runs)
+    suite = _suite(folder)
+    cells = _cells(suite, folder / "suite.json")
+    stages = [folder / "evaluate" / str(stage) for stage in cells["stage"]]
+    finished = [number for number, stage in enumerate(stages) if stage.is_dir()]
+    tables = [_records(stages[number] / "records.parquet") for number in finished]
+    rows: pd.DataFrame = pa.concat_tables([RECORDS.empty_table(), *tables]).to_pandas()
+    planned: list[Judges] = [json.loads(text) for text in cells["judges"]]
+    names = {
+        "judge": [judge for judges in planned for judge in judges],
+        "attack": [attack for judges in planned for attacks in judges.values() for attack in attacks],
+    }
+    for column, known in names.items():
+        order = dict.fromkeys([CLEAN, *known, *sorted(rows[column].unique())])
+        rows[column] = pd.Categorical(rows[column], categories=list(order))
+    of_row = np.repeat(np.array(finished, dtype=np.intp), [table.num_rows for table in tables])
+    return pd.concat([cells.iloc[of_row].reset_index(drop=True), rows], axis=1)
+
+
+def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dict[str, pd.Series]:
+    """What every judge says about the images of one cell: judge -> bool per image, indexed by image; `clean` first.
+
+    An image is robustly right under a judge iff its clean answer is right and every attempted row of the judge is. A
+    judge without any row is left out, unless no clean answer is right, which leaves nothing to attempt.
+    Errors: `UserError` where records are lost: images without one clean answer, survivors that not every attack of
+    the judge was tried on. Such an image must never count as robust.
+    """
+    clean = records.loc[records["judge"] == CLEAN].set_index("image")["right"].astype(bool)
+    if not clean.index.is_unique or not records["image"].isin(clean.index).all():
+        raise UserError(f"{where}: images without exactly one clean answer, expected one 'clean' row per image")
+    verdict = {CLEAN: clean}
+    for judge, attacks in judges.items():
+        rows = records.loc[records["judge"] == judge]
+        if rows.empty and clean.any():
+            continue
+        right = clean & ~clean.index.isin(rows.loc[~rows["right"].astype(bool), "image"])
+        tried = rows.groupby("image").size().reindex(clean.index, fill_value=0)
+        short = tried.index[right & (tried < len(attacks))]
+        if len(short):
+            raise UserError(
+                f"{where}: image {short[0]} was tried by {tried[short[0]]} of the {len(attacks)} attacks of judge "
+                f"'{judge}' and never broken, expected all of {', '.join(attacks)}"
+            )
+        verdict[judge] = right
+    return verdict
+
+
+def verdicts(records: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell, judge and image with `right`, the verdict of the judge; the judge `clean` included.
+
+    `records` is a `frame` or a part of one that keeps the clean rows. Errors: as `judged`.
+    """
+    parts = []
+    for first, _, answers in _split(records):
+        for judge, right in answers.items():
+            part = first.loc[first.index.repeat(len(right))].reset_index(drop=True)
+            parts.append(part.assign(judge=judge, image=right.index.to_numpy(), right=right.to_numpy()))
+    return _joined(parts, records, ["judge", "image", "right"])
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell and judge: n, right, accuracy, low, high (the 95 % Wilson interval) and passes.
+
+    Accuracies are shares in [0, 1]; passes are the forward-equivalents that the judge spent. Errors: as `judged`.
+    """
+    parts = []
+    for first, rows, answers in _split(frame):
+        spent = rows.groupby("judge", observed=True)["passes"].sum()
+        part = first.loc[first.index.repeat(len(answers))].reset_index(drop=True)
+        part["judge"] = list(answers)
+        part["n"] = [len(right) for right in answers.values()]
+        part["right"] = [int(right.sum()) for right in answers.values()]
+        part["passes"] = [int(spent.get(judge, 0)) for judge in answers]
+        parts.append(part)
+    rows = _joined(parts, frame, ["judge", "n", "right", "passes"])
+    low, high = wilson(rows["right"], rows["n"])
+    numbers = rows.assign(accuracy=rows["right"] / rows["n"], low=low, high=high)
+    return numbers[[*(name for name in numbers if name != "passes"), "passes"]]
+
+
+def cell_columns(frame: pd.DataFrame) -> list[str]:
+    """The columns of a frame that say which cell a row is of."""
+    return [str(name) for name in frame.columns if name not in RECORDS.names]
+
+
+def _split(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, dict[str, pd.Series]]]:
+    """Every cell of a frame: its description (one row), its records, what its judges say."""
+    if records.empty:
+        return
+    columns = cell_columns(records)
+    number = records.groupby(columns, observed=True, sort=False, dropna=False).ngroup().to_numpy()
+    order = np.argsort(number, kind="stable")
+    for positions in np.split(order, np.cumsum(np.bincount(number))[:-1]):
+        rows = records.iloc[positions]
+        first = rows[columns].iloc[[0]]
+        names = [str(first[name].iloc[0]) for name in ("encoder", "scheme", "norm", "eps") if name in columns]
+        judges = json.loads(str(first["judges"].iloc[0]))
+        yield first, rows, judged(rows, judges, where=f"records of {' '.join(names)}")
+
+
+def _joined(parts: list[pd.DataFrame], records: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The parts below each other, judges in the order of the records; without a part an empty frame of its columns."""
+    if not parts:
+        return pd.DataFrame({name: [] for name in [*cell_columns(records), *columns]})
+    rows = pd.concat(parts, ignore_index=True)
+    known = records["judge"]
+    order = known.cat.categories if isinstance(known.dtype, pd.CategoricalDtype) else dict.fromkeys(rows["judge"])
+    rows["judge"] = pd.Categorical(rows["judge"], categories=list(order))
+    return rows
+
+
+def _suite(folder: Path) -> dict[str, Any]:
+    path = folder / "suite.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder, expected a run folder")
+    if not path.is_file():
+        raise UserError(f"{folder}: not a run folder, expected a suite.json in it")
+    try:
+        suite = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"{path}: damaged or truncated, expected a whole JSON file") from None
+    found = suite.get("schema") if isinstance(suite, dict) else None
+    if found != SUITE_SCHEMA:
+        raise UserError(f"{path}: schema version {found!r} is unknown, expected {SUITE_SCHEMA}")
+    return dict(suite)
+
+
+def _cells(suite: Mapping[str, Any], path: Path) -> pd.DataFrame:
+    """The cells of the suite in its order, one row each, finished or not."""
+    try:
+        rows = [_cell(cell) | {"suite": suite["suite"]} for cell in suite["cells"]]
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}), expected the cells of a suite") from None
+    names = [*_TEXT[:6], "classes", *_TEXT[6:], "radius", "headline"]
+    seeds = dict.fromkeys(name for row in rows for name in row if name.startswith("seed_"))
+    cells = pd.DataFrame(rows, columns=[*names, *seeds])
+    for name in _TEXT:
+        order: Any = dict.fromkeys(cells[name])
+        order = sorted(order, key=Fraction) if name == "eps" else order
+        cells[name] = pd.Categorical(cells[name], categories=list(order), ordered=name == "eps")
+    types: dict[str, Any] = {"classes": "int64", "radius": "float64", "headline": "bool"}
+    return cells.fillna(dict.fromkeys(seeds, -1)).astype(types | dict.fromkeys(seeds, "int64"))
+
+
+def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("encoder", "method", "scheme", "data", "norm", "eps", "protocol", "stage")
+    text = {name: str(cell[name]) for name in names}
+    judges = {str(judge): [str(attack) for attack in attacks] for judge, attacks in cell["judges"].items()}
+    numbers = {"classes": int(cell["classes"]), "radius": float(Fraction(text["eps"]))}
+    seeds = {f"seed_{role}": int(seed) for role, seed in cell["seeds"].items()}
+    return {**text, **numbers, **seeds, "headline": bool(cell["headline"]), "judges": json.dumps(judges)}
+
+
+def _records(path: Path) -> pa.Table:
+    """The records of one cell, their types checked. Errors: `UserError` that names the file."""
+    try:
+        with pq.ParquetFile(path) as file:
+            version = (file.schema_arrow.metadata or {}).get(b"robustcl.records", b"none")
+            if version != RECORDS_SCHEMA:
+                found, expected = version.decode(), RECORDS_SCHEMA.decode()
+                raise UserError(f"{path}: records of schema version {found} are unknown, expected {expected}")
+            return file.read().select(RECORDS.names).cast(RECORDS).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged or truncated ({reason}), expected whole records") from None

@@ -1,0 +1,40 @@
+"""The only owner of intervals and tests: what a share of n images is worth, and whether two shares differ."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtr, ndtri
+
+Floats = NDArray[np.float64]
+
+
+def wilson(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Floats, Floats]:
+    """The Wilson score interval of a share: lower and upper end in [0, 1], of the shape of `right` and `n`.
+
+    `right` of `n` images are right. Without an image (n = 0) nothing is known and the interval is [0, 1].
+    Source: E. B. Wilson, 1927, equation for p1 and p2; without continuity correction.
+    """
+    k, total = np.asarray(right, dtype=np.float64), np.asarray(n, dtype=np.float64)
+    z = float(ndtri(0.5 + level / 2))
+    share = np.divide(k, total, out=np.full(np.broadcast(k, total).shape, 0.5), where=total > 0)
+    spread = total + z * z
+    centre = (total * share + z * z / 2) / spread
+    half = z / spread * np.sqrt(total * share * (1 - share) + z * z / 4)
+    # Both ends are exact where everything or nothing is right; rounding must not move them.
+    low = np.where(k <= 0, 0.0, np.clip(centre - half, 0.0, 1.0))
+    high = np.where(k >= total, 1.0, np.clip(centre + half, 0.0, 1.0))
+    return low, high
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
+    """The two-sided p-value of the exact McNemar test between two models on the same images.
+
+    `a` and `b` (n,) are bools, right or wrong, image by image. Only images on which the two differ count: under the
+    hypothesis of equal accuracy each of them is a fair coin. Without such an image the p-value is 1.
+    Errors: `ValueError` where the two are not paired.
+    """
+    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if first.shape != second.shape:
+        raise ValueError(f"mcnemar: shapes {first.shape} and {second.shape} differ, expected one answer per image each")
+    only_first = int(np.count_nonzero(first & ~second))
+    only_second = int(np.count_nonzero(second & ~first))
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))

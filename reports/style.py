@@ -1,0 +1,103 @@
+"""The only owner of how every figure looks and is saved: sizes, colours, markers, files."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+
+from robustcl.models.errors import UserError
+
+WIDTH = 3.3  # inches: one column of a paper
+# Okabe and Ito, 2008, without the yellow that vanishes on white; colours are never the only difference.
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)))
+QUIET, INK = "#777777", "#222222"
+_FORM: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.0,
+    "axes.titlesize": 8.0,
+    "axes.labelsize": 7.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a dollar in the name of an encoder is a dollar
+    "svg.hashsalt": "robustcl",  # the same ids in every run
+    "pdf.fonttype": 42,  # publishers refuse type 3 fonts
+}
+# Without a date or a version, so that the same records give the same bytes.
+_METADATA: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How one row of the table looks in every figure."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+def looks(rows: Sequence[str]) -> dict[str, Look]:
+    """A look for every row, the same in every figure of a report; no two of the first 63 share colour and marker."""
+    return {
+        row: Look(
+            colour=COLOURS[place % len(COLOURS)],
+            marker=MARKERS[place % len(MARKERS)],
+            line=LINES[place % len(LINES)],
+        )
+        for place, row in enumerate(rows)
+    }
+
+
+def dark(colour: str) -> str:
+    """The colour a third darker, for text: light hues are too faint on white at this size."""
+    red, green, blue = to_rgb(colour)
+    return to_hex((0.65 * red, 0.65 * green, 0.65 * blue))
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Everything drawn and saved inside looks like one report; the caller's own settings come back afterwards."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_FORM)
+        yield
+
+
+def save(name: str, figure: Figure, data: pd.DataFrame, folder: Path) -> list[Path]:
+    """Write a figure as PNG, SVG and PDF with its data beside it as CSV. Errors: `UserError`, unwritable folder."""
+    paths = [folder / f"{name}.{kind}" for kind in (*_METADATA, "csv")]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # one layout for the three files, and three times less work
+        for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=False):
+            figure.savefig(path, format=kind, dpi=200, metadata=metadata)
+        data.to_csv(paths[-1], index=False, lineterminator="\n")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}), expected a writable folder") from None
+    return paths

@@ -1,0 +1,109 @@
+"""The only owner of the Python front door: run, evaluate, pretrain, load_encoder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robustcl.bench.attacks import Attack, Plain, judges
+from robustcl.bench.evaluate import Model, Trial, count_classes, judge
+from robustcl.bench.runner import make, prepare
+from robustcl.console import Display
+from robustcl.models.architecture import Architecture, read_architecture
+from robustcl.models.checkpoint import load_encoder as load_encoder
+from robustcl.models.encoder import Encoder
+from robustcl.models.errors import UserError
+from robustcl.models.threat import Threat
+from robustcl.pretraining.images import Images
+from robustcl.pretraining.loop import Run, fit
+from robustcl.pretraining.method import Method, Targets, build_net, read_method
+from robustcl.reports.evaluation import Evaluation
+from robustcl.reports.report import Report, report
+
+
+def run(
+    suite: str | Path,
+    *,
+    runs: str | Path | None = None,
+    device: str = "cpu",
+    workers: int | None = None,
+    overrides: Sequence[str] = (),
+    offline: bool = False,
+) -> Report:
+    """Run a suite (a name that comes with robustcl, or a path that ends in `.toml`) and report on it.
+
+    What `runs` (default `runs/<suite>`) holds already is not made again. `overrides` are texts `path.to.key=value`;
+    `workers` defaults to one per core, with one torch thread each. Errors: `UserError`, `NumberError`.
+    """
+    job = prepare(suite, runs=runs, device=device, overrides=overrides, offline=offline)
+    with Display(job.plan.cost, job.missing) as display:
+        make(job, display, workers)
+    return report(job.place.store.root)
+
+
+def evaluate(
+    model: Model,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    threat: Threat,
+    attacks: Sequence[str | Attack | Plain] = ("pgd-20", "autoattack"),
+    seed: int = 0,
+    batch_size: int = 256,
+    index: Tensor | None = None,
+) -> Evaluation:
+    """Judge any torch classifier: raw images in, logits out, its normalisation inside.
+
+    `images` (n, channels, height, width), float32 in [0, 1] or uint8; `labels` (n,) integers; `index` (n,) says which
+    images of the official split they are (default 0 to n - 1). `attacks` are names (`pgd-<steps>`, `autoattack`, or one
+    of its members), `Attack` values, or callables `(model, x, y, threat, generator) -> x_adv`. Results do not depend on
+    `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
+    stay as they are, and no global generator moves.
+
+    Errors: `UserError` for images outside [0, 1], labels outside the classes, answers that are not logits (n, classes);
+    `NumberError` where the model answers NaN.
+    """
+    if not isinstance(threat, Threat):
+        raise UserError(f"evaluate: threat {threat!r}, expected a Threat such as Threat('8/255')")
+    device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
+    classes = count_classes(model, images[:1].to(device))
+    whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
+    trial = Trial(threat=threat, judges=judges(attacks, classes, batch_size), seed=seed, batch=batch_size)
+    names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
+    return Evaluation(judge(model, whole, trial), whole.index.tolist(), threat=str(threat), judges=names)
+
+
+def pretrain(
+    method: str | Method,
+    images: Tensor,
+    *,
+    encoder: str | Architecture | Mapping[str, Any] = "resnet",
+    threat: Threat | None = None,
+    labels: Tensor | None = None,
+    pseudo: Mapping[int, Tensor] | None = None,
+    seed: int = 0,
+    keep: str | Path | None = None,
+    device: str = "cpu",
+) -> Encoder:
+    """Pretrain an encoder on `images` (n, channels, height, width), float32 in [0, 1] or uint8; all its routes stay.
+
+    `labels` (n,) are for supervised methods, `pseudo` (K -> (n,) labels below K) for AdvCL; `keep` is a file for the
+    state after each epoch, from which an interrupted call goes on. Errors: `UserError`, `NumberError`.
+    """
+    chosen = read_method({"method": method}, "pretrain") if isinstance(method, str) else method
+    if chosen.supervision == "labels" and labels is None:
+        raise UserError("pretrain: the method reads labels, expected labels=")
+    if chosen.supervision == "pseudo" and not pseudo:
+        raise UserError("pretrain: the method reads pseudo-labels, expected pseudo={K: labels}, see pseudo_labels")
+    known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
+    whole = Images(images, known, classes=int(known.max()) + 1, name="pretrain").to(device)
+    table = {"name": encoder} if isinstance(encoder, str) else encoder
+    architecture = table if isinstance(table, Architecture) else read_architecture(table, "encoder")
+    made = Encoder(architecture, whole.shape, routes=chosen.routes, seed=seed)
+    targets = Targets(classes=whole.classes, pseudo=pseudo or {})
+    net = build_net(chosen, made, targets, seed).to(device)
+    path = Path(keep) if keep else None
+    fit(chosen, net, whole, Run(seed=seed, threat=threat, pseudo=pseudo or {}, keep=path, where="pretrain"))
+    return net.encoder

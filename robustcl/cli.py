@@ -1,0 +1,99 @@
+"""The only owner of the command line: `robustcl run`, `ls`, `report`; one clean line for every mistake.
+
+Exit codes: 0 good, 2 the user's mistake, 4 numbers went wrong, 130 interrupted.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from robustcl import __version__
+from robustcl.models.errors import NumberError, UserError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+Runs = Annotated[Path | None, typer.Option(help="The run folder; default runs/<suite>.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field of the suite.")]
+
+
+@app.command()
+def run(
+    suite: Annotated[str, typer.Argument(help="A suite that comes with robustcl (see ls), or a path to a .toml file.")],
+    runs: Runs = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes side by side; default one per core.")] = None,
+    overrides: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Fail where anything would reach the network.")] = False,
+) -> None:
+    """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again."""
+    from robustcl.bench.runner import make, prepare
+    from robustcl.console import Display
+    from robustcl.reports.report import report
+
+    job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline)
+    if dry_run:
+        from robustcl.outline import outline
+
+        typer.echo(outline(job))
+        return
+    with Display(job.plan.cost, job.missing) as display:
+        make(job, display, workers)
+    typer.echo(report(job.place.store.root).text)
+
+
+@app.command()
+def report(runs: Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]) -> None:
+    """Write the table and the figures of a run folder again, and print the table."""
+    from robustcl.reports.report import report as write
+
+    typer.echo(write(runs).text)
+
+
+@app.command()
+def ls(
+    kind: Annotated[str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, suites.")] = None,
+) -> None:
+    """List what there is."""
+    from robustcl.outline import listing
+
+    typer.echo(listing(kind))
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Pretrain robust self-supervised encoders and measure what their robustness is worth."""
+    if show:
+        typer.echo(f"robustcl {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; mistakes end in one line on the standard error."""
+    try:
+        app(standalone_mode=False)
+    except (UserError, NumberError) as error:
+        _end(str(error), 2 if isinstance(error, UserError) else 4)
+    except KeyboardInterrupt:
+        _end("interrupted; what is finished stays, the same command goes on from there", 130)
+    except Exception as error:
+        code = _usage(error)
+        if code is None:
+            raise
+        sys.exit(code)
+
+
+def _usage(error: Exception) -> int | None:
+    """The exit code of typer's own complaints, after one line; None for anything else."""
+    show = getattr(error, "format_message", None)
+    if show is None:
+        return None
+    print(f"robustcl: {show()}", file=sys.stderr)
+    return int(getattr(error, "exit_code", 2))
+
+
+def _end(text: str, code: int) -> None:
+    print(f"robustcl: {text}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,67 @@
+"""The only owner of the tests of intervals and paired tests."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from robustcl.reports.statistics import mcnemar, wilson
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    # R. G. Newcombe, 1998, table I, method 3.
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_agrees_with_published_values(right: int, n: int, low: float, high: float) -> None:
+    assert np.allclose(wilson(right, n), (low, high), atol=5e-5)
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.99])
+def test_wilson_agrees_with_scipy(level: float) -> None:
+    n = RNG.integers(1, 2000, size=60)
+    right = RNG.integers(0, n + 1)
+    low, high = wilson(right, n, level)
+    for at in range(60):
+        oracle = binomtest(int(right[at]), int(n[at])).proportion_ci(level, method="wilson")
+        assert low[at] == pytest.approx(oracle.low, abs=1e-12)
+        assert high[at] == pytest.approx(oracle.high, abs=1e-12)
+
+
+def test_wilson_ends_are_exact_and_hold_the_share() -> None:
+    n = np.arange(1, 400)
+    assert not wilson(0 * n, n)[0].any()
+    assert (wilson(n, n)[1] == 1).all()
+    low, high = wilson(n // 3, n)
+    assert ((low <= (n // 3) / n) & ((n // 3) / n <= high)).all()
+
+
+def test_wilson_without_images_knows_nothing() -> None:
+    low, high = wilson(0, 0)
+    assert (float(low), float(high)) == (0.0, 1.0)
+
+
+def test_mcnemar_by_hand() -> None:
+    # 5 images on which the two differ, all for the first: two tails of 1/32.
+    a = [True] * 5 + [True, False]
+    b = [False] * 5 + [True, False]
+    assert mcnemar(a, b) == pytest.approx(2 / 32)
+    assert mcnemar(b, a) == mcnemar(a, b)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_mcnemar_agrees_with_the_binomial_test(share: float) -> None:
+    a, b = RNG.random(300) < 0.7, RNG.random(300) < share
+    first, second = int((a & ~b).sum()), int((b & ~a).sum())
+    assert mcnemar(a, b) == pytest.approx(binomtest(first, first + second).pvalue, rel=1e-9)
+
+
+def test_mcnemar_of_equal_answers_is_one() -> None:
+    assert mcnemar([True, False], [True, False]) == 1.0
+    assert mcnemar([True, False], [False, True]) == 1.0
+
+
+def test_mcnemar_refuses_answers_that_are_not_paired() -> None:
+    with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\) differ"):
+        mcnemar([True, False, True], [True, False])

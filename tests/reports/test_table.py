@@ -1,0 +1,237 @@
+"""The only owner of the tests of the tables: rows, blocks, captions and the forms they are written in."""
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from robustcl.models.errors import UserError
+from robustcl.reports import writers
+from robustcl.reports.frame import frame
+from robustcl.reports.table import REFERENCE, Table, heading, percent, tables
+from tests.reports.synthetic import CURVES, JUDGES, answers, cell, write_run
+
+TEN = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
+
+
+def made(folder: Path, *cells: tuple[dict[str, Any], pd.DataFrame | None]) -> list[Table]:
+    return tables(frame(write_run(folder / "runs", cells)))
+
+
+def parsed(markdown: str) -> list[list[str]]:
+    """The rows of a Markdown table, the rule left out."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    rows = [[part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    assert set("".join(rows[1])) == {"-"}
+    return [rows[0], *rows[2:]]
+
+
+@pytest.mark.parametrize(
+    ("judge", "name"),
+    [
+        ("clean", "SA"),
+        ("pgd-20", "RA (PGD-20)"),
+        ("pgd-100", "RA (PGD-100)"),
+        ("autoattack", "AA"),
+        ("pgd-20-l2", "pgd-20-l2"),
+        ("square", "square"),
+    ],
+)
+def test_headings_are_the_terms_of_the_field(judge: str, name: str) -> None:
+    assert heading(judge) == name
+
+
+def test_percent() -> None:
+    assert percent(0.742, 0.694, 0.785) == "74.2 [69.4, 78.5]"
+    assert percent(1.0, 0.9894, 1.0) == "100.0 [98.9, 100.0]"
+    assert percent(0.1, float("nan"), float("nan")) == "10.0"
+
+
+def test_rows_are_chance_random_and_the_order_of_the_suite(tmp_path: Path) -> None:
+    (table,) = made(
+        tmp_path,
+        (cell("simclr", "SLF"), TEN),
+        (cell("advcl", "SLF"), TEN),
+        (cell("random", "SLF"), TEN),
+        (cell("at", "SLF"), TEN),
+    )
+    assert table.rows == [REFERENCE, "random", "simclr", "advcl", "at"]
+
+
+def test_chance_is_a_reference_without_an_interval(tmp_path: Path) -> None:
+    (table,) = made(tmp_path, (cell("advcl", "SLF", classes=8), TEN))
+    chance = table.numbers[table.numbers["kind"] == "reference"]
+    assert set(chance["judge"]) == {"clean", "pgd-20", "autoattack"}
+    assert set(chance["accuracy"]) == {1 / 8}
+    assert chance[["n", "right", "low", "high"]].isna().all(axis=None)
+    assert table.text()[REFERENCE, "SLF", "autoattack"] == "12.5"
+
+
+def test_only_headline_cells_are_in_the_table(tmp_path: Path) -> None:
+    sweep = cell("advcl", "SLF", "1/20", headline=False, judges={"pgd-20": ["pgd-20"]})
+    (table,) = made(tmp_path, (cell("advcl", "SLF"), TEN), (sweep, answers(10, 8, {"pgd-20": 7}, sweep["judges"])))
+    assert set(table.numbers["eps"]) == {"1/10"}
+    assert table.text()["advcl", "SLF", "pgd-20"].startswith("50.0 [")
+
+
+def test_what_is_not_finished_shows_as_a_dash(tmp_path: Path) -> None:
+    (table,) = made(
+        tmp_path,
+        (cell("simclr", "SLF"), None),
+        (cell("simclr", "AFF"), None),
+        (cell("advcl", "SLF"), TEN),
+        (cell("advcl", "AFF"), None),
+    )
+    text = table.text()
+    assert table.rows == [REFERENCE, "simclr", "advcl"]
+    assert {text[row, scheme, "clean"] for row, scheme in (("simclr", "SLF"), ("simclr", "AFF"), ("advcl", "AFF"))} == {
+        "-"
+    }
+    assert text["advcl", "SLF", "clean"] == "80.0 [49.0, 94.3]"
+
+
+def test_nothing_finished_is_no_table(tmp_path: Path) -> None:
+    assert made(tmp_path, (cell("advcl", "SLF"), None)) == []
+    assert writers.save(frame(tmp_path / "runs"), tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_data_set_and_threat_has_its_table(tmp_path: Path) -> None:
+    found = made(
+        tmp_path,
+        (cell("advcl", "SLF"), TEN),
+        (cell("advcl", "SLF", stage="b", norm="l2", eps="1/2"), TEN),
+        (cell("advcl", "SLF", stage="c", data="letters", classes=26), TEN),
+    )
+    starts = [table.caption.partition(", n")[0] for table in found]
+    assert starts == [
+        "quickstart: digits, linf 1/10 (0.1)",
+        "quickstart: digits, l2 1/2 (0.5)",
+        "quickstart: letters, linf 1/10 (0.1)",
+    ]
+    assert found[2].text()[REFERENCE, "SLF", "clean"] == "3.8"
+
+
+def test_seeds_are_told_apart_and_never_pooled(tmp_path: Path) -> None:
+    seeds = [{"pretrain": seed, "finetune": 0, "judge": 0} for seed in (0, 1)]
+    (table,) = made(
+        tmp_path,
+        (cell("advcl", "SLF", seeds=seeds[0], stage="a"), TEN),
+        (cell("advcl", "SLF", seeds=seeds[1], stage="b"), answers(10, 6, {"pgd-20": 2, "autoattack": 1}, JUDGES)),
+        (cell("at", "SLF"), TEN),
+    )
+    text = table.text()
+    assert table.rows == [REFERENCE, "advcl pretrain seed 0", "advcl pretrain seed 1", "at"]
+    assert text["advcl pretrain seed 0", "SLF", "clean"].startswith("80.0")
+    assert text["advcl pretrain seed 1", "SLF", "clean"].startswith("60.0")
+
+
+def test_caption_says_what_a_number_means(tmp_path: Path) -> None:
+    (table,) = made(tmp_path, (cell("advcl", "SLF", eps="8/255"), TEN))
+    assert table.caption == (
+        "quickstart: digits, linf 8/255 (0.031373), n = 10 images; accuracy in percent with 95 % Wilson intervals; "
+        "RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square; protocol: last epoch, float32 judge."
+    )
+
+
+def test_caption_owns_up_to_unlike_cells(tmp_path: Path) -> None:
+    weak = {"pgd-20": ["pgd-20"], "autoattack": ["apgd-ce"]}
+    other = cell("at", "SLF", judges=weak, protocol="best epoch")
+    (table,) = made(
+        tmp_path, (cell("advcl", "SLF"), TEN), (other, answers(20, 9, {"pgd-20": 3, "autoattack": 2}, weak))
+    )
+    assert "n = 10 to 20 images" in table.caption
+    assert "AA: apgd-ce, apgd-t, fab-t, square (advcl SLF); RA (PGD-20): pgd-20; AA: apgd-ce (at SLF)" in table.caption
+    assert "protocol: last epoch, float32 judge (advcl SLF); best epoch (at SLF)." in table.caption
+
+
+def test_caption_states_n_per_column_where_it_differs(tmp_path: Path) -> None:
+    only_pgd = cell("at", "SLF", judges={"pgd-20": ["pgd-20"]})
+    (table,) = made(
+        tmp_path, (cell("advcl", "SLF"), TEN), (only_pgd, answers(40, 9, {"pgd-20": 3}, only_pgd["judges"]))
+    )
+    assert "n = 10 to 40 (SA), 10 to 40 (RA (PGD-20)), 10 (AA) images" in table.caption
+    assert table.text()["at", "SLF", "autoattack"] == "-"
+
+
+def test_markdown_reads_back_as_the_numbers(quickstart: Path, tmp_path: Path) -> None:
+    paths = {path.name: path for path in writers.write(quickstart, tmp_path)}
+    assert set(paths) == {"table.txt", "table.md", "table.csv", "table.tex"}
+    numbers = pd.read_csv(paths["table.csv"])
+    head, *rows = parsed(paths["table.md"].read_text())
+    judges = ("clean", "pgd-20", "autoattack")
+    assert head == ["encoder", *(f"{scheme} {heading(judge)}" for scheme in ("SLF", "AFF") for judge in judges)]
+    assert [row[0] for row in rows] == [REFERENCE, *CURVES]
+    read = {(row[0], column): text for row in rows for column, text in zip(head[1:], row[1:], strict=True)}
+    assert len(read) == len(numbers) == 6 * 6
+    for one in numbers.to_dict("records"):
+        found = [
+            float(part) for part in re.findall(r"[\d.]+", read[one["row"], f"{one['scheme']} {heading(one['judge'])}"])
+        ]
+        wanted = [one["accuracy"]] if one["kind"] == "reference" else [one["accuracy"], one["low"], one["high"]]
+        assert found == pytest.approx([100 * share for share in wanted], abs=0.0501)
+
+
+def test_numbers_are_counts_and_shares(quickstart: Path) -> None:
+    (table,) = tables(frame(quickstart))
+    numbers = pd.read_csv(io.StringIO(writers.tidy([table]).to_csv(index=False)))
+    measured = numbers[numbers["kind"] == "measured"]
+    assert (measured["n"] == 360).all()
+    assert measured["accuracy"].tolist() == pytest.approx((measured["right"] / 360).tolist(), rel=1e-12)
+    assert (measured["low"] <= measured["accuracy"]).all()
+    assert (measured["accuracy"] <= measured["high"]).all()
+
+
+def test_terminal_fits_and_is_markdown(quickstart: Path) -> None:
+    (table,) = tables(frame(quickstart))
+    text = writers.terminal(table)
+    assert max(len(line) for line in text.splitlines()) <= 100
+    head, *rows = parsed(text)
+    assert head == ["scheme", "encoder", "SA", "RA (PGD-20)", "AA"]
+    cells = table.text()
+    assert rows == [
+        [scheme, row, *(cells[row, scheme, judge] for judge in table.judges)]
+        for scheme in ("SLF", "AFF")
+        for row in table.rows
+    ]
+
+
+def test_many_columns_never_break_a_cell(tmp_path: Path) -> None:
+    judges = {f"pgd-{steps}": [f"pgd-{steps}"] for steps in range(10, 110, 10)}
+    rows = answers(10, 10, dict.fromkeys(judges, 10), judges)
+    (table,) = made(tmp_path, (cell("an-encoder-with-quite-a-long-name", "SLF", judges=judges), rows))
+    lines = writers.terminal(table).split("\n\n")[1].splitlines()
+    assert len(lines) == 4
+    assert lines[3].count("100.0 [72.2, 100.0]") == 11
+
+
+def test_latex_is_booktabs_and_escaped(tmp_path: Path) -> None:
+    odd = cell("a_b%", "SLF", protocol="50% & more: {x}_1 #2 $3 ~ ^ \\", stage="odd")
+    (table,) = made(tmp_path, (odd, TEN), (cell("advcl", "AFF"), TEN))
+    text = writers.latex(table)
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lcccccc}", r"\multicolumn{3}{c}{SLF}"):
+        assert rule in text
+    (row,) = (line for line in text.splitlines() if line.startswith(r"a\_b\% & "))
+    assert row.count("&") == 6
+    escaped = r"50\% \& more: \{x\}\_1 \#2 \$3 \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    assert escaped in text
+    assert r"95 \% Wilson" in text
+    assert not re.search(r"(?<!\\)[%#$]", text)
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+@pytest.mark.parametrize("name", ["a|b", "[red]x[/red]", ":smile:", "*star*"])
+def test_names_are_no_markup(tmp_path: Path, name: str) -> None:
+    (table,) = made(tmp_path, (cell(name, "SLF", stage="odd"), TEN))
+    rows = parsed(writers.markdown(table))
+    assert rows[-1][0] == name.replace("|", "\\|")
+    assert len(rows[-1]) == 4
+
+
+def test_an_unwritable_folder_is_one_line(quickstart: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"file/out: cannot be written \(.*\), expected a writable folder$"):
+        writers.write(quickstart, tmp_path / "file" / "out")
