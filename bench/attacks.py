@@ -88,7 +88,7 @@ class Judge:
             bad = int((~torch.isfinite(logits)).any(1).nonzero()[0])
             raise NumberError(f"model: the answer to image {self.images[int(rows[bad])]} under attack is not finite")
         answer, margin = logits.argmax(1), margins(logits, y)
-        broken = answer != y
+        broken: Tensor = answer != y
         # The first break stays; before it the smallest margin; an answer that breaks always beats one that does not.
         worse = (self.step[rows] < 0) & (broken | (margin < self.margin[rows]))
         kept = rows[worse]
@@ -223,7 +223,8 @@ class Wrapped(Attack):
             before = judge.model.passes
             source = generator(judge.seed, self.name, number)
             x, y = judge.x[rows].clone(), judge.y[rows].clone()
-            found = self.function(judge.model, x, y, judge.threat, source)
+            with torch.enable_grad():  # judging runs without; an attack of somebody else's expects torch's default
+                found = self.function(judge.model, x, y, judge.threat, source)
             if not isinstance(found, Tensor) or found.shape != x.shape:
                 raise UserError(f"attack {self.name}: did not return images of shape {tuple(x.shape)}")
             judge.confirm(found, rows, 1)

@@ -1,5 +1,6 @@
 """The only owner of data sets: a name to `Images` with their splits. Nothing is downloaded."""
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,10 +66,12 @@ class Npz(DataSet):
         missing = {f"{split}_{part}" for split in ("train", "test") for part in ("images", "labels")} - set(arrays)
         if missing:
             raise UserError(f"{self.path}: missing array {sorted(missing)[0]}, found {', '.join(sorted(arrays))}")
-        labels = np.concatenate([arrays["train_labels"], arrays["test_labels"]])
-        if labels.dtype.kind not in "iu":
-            raise UserError(f"{self.path}: labels of type {labels.dtype}, expected integers from 0")
-        classes = int(labels.max()) + 1
+        labels = [arrays["train_labels"], arrays["test_labels"]]
+        odd = next((part for part in labels if part.dtype.kind not in "iu" or part.ndim != 1 or not len(part)), None)
+        if odd is not None:
+            shape = f"type {odd.dtype} and shape {odd.shape}"
+            raise UserError(f"{self.path}: labels of {shape}, expected integers from 0, of shape (n,)")
+        classes = int(max(part.max() for part in labels)) + 1
         train, test = (self._split(arrays, split, classes) for split in ("train", "test"))
         if train.shape != test.shape:
             raise UserError(f"{self.path}: test images of shape {test.shape}, expected {train.shape} as in training")
@@ -126,9 +129,9 @@ def datasets() -> dict[str, type[DataSet]]:
 
 def read_dataset(table: Mapping[str, Any], where: str) -> DataSet:
     """The data set of a table such as `{name = "npz", path = "cifar10.npz"}`."""
-    known, name = datasets(), table.get("name")
+    known, name = datasets(), str(table.get("name"))
     if name not in known:
-        raise unknown(where, "data set", str(name), known)
+        raise unknown(where, "data set", name, known)
     return read(known[name], {key: entry for key, entry in table.items() if key != "name"}, where)
 
 
@@ -138,8 +141,8 @@ def _read_npz(path: Path) -> dict[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise UserError(f"{path}: not a readable .npz ({error})") from None
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:  # TypeError: a lone .npy
+        raise UserError(f"{path}: not a readable .npz ({str(error).splitlines()[0][:100]})") from None
 
 
 def _channels_first(images: Any, where: str) -> Tensor:
@@ -166,7 +169,7 @@ def _open(file: Path, size: int | None) -> Tensor:
         with Image.open(file) as opened:
             grey = opened.mode in ("L", "1")
             image = opened.convert("L" if grey else "RGB")
-    except (OSError, UnidentifiedImageError):
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError):  # Pillow's words for a broken file
         raise UserError(f"{file}: not a readable image") from None
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +49,8 @@ def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mappin
         return
     urgent = _urgency(list(todo.values()), cost)
     running: dict[Future[None], Stage] = {}
-    with _workers(min(workers, len(todo)), place) as idle, ThreadPoolExecutor(workers) as threads:
+    # The workers are stopped before the threads are joined, or an error and Ctrl-C would wait for every running stage.
+    with ThreadPoolExecutor(workers) as threads, _workers(min(workers, len(todo)), place) as idle:
         while todo or running:
             busy = {stage.key for stage in running.values()}
             blocked = todo.keys() | busy
@@ -130,8 +131,9 @@ def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, wa
     worker = idle.get()
     assert worker.stdin is not None
     assert worker.stdout is not None
-    worker.stdin.write(json.dumps(to_json(stage)) + "\n")
-    worker.stdin.flush()
+    with suppress(BrokenPipeError):  # it died before it was asked: said below
+        worker.stdin.write(json.dumps(to_json(stage)) + "\n")
+        worker.stdin.flush()
     for line in worker.stdout:
         said = json.loads(line)
         if "done" in said:

@@ -100,8 +100,8 @@ def schemes() -> dict[str, Scheme]:
 def read_scheme(table: Mapping[str, Any], where: str) -> Scheme:
     """The scheme of a table `{scheme = "SLF", ...}`: the named one with what the table changes."""
     known = schemes()
-    name = table.get("scheme")
+    name = str(table.get("scheme"))
     if name not in known:
-        raise unknown(where, "scheme", str(name), known)
+        raise unknown(where, "scheme", name, known)
     fields = {key: entry for key, entry in table.items() if key != "scheme"}
     return read(Scheme, merge(plain(known[name]), fields), where)

@@ -118,6 +118,8 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
     for key in table:
         if key not in _TABLES:
             raise UserError(f"{name}: unknown key '{key}', expected one of {', '.join(_TABLES)}{nearest(key, _TABLES)}")
+        if not isinstance(table[key], dict):
+            raise UserError(f"{name}.{key}: {table[key]!r} is wrong, expected a table [{key}]")
     for key in ("data", "encoder", "threat", "pretrain", "finetune"):
         if not isinstance(table.get(key), dict) or not table[key]:
             raise UserError(f"{name}: missing table [{key}], expected it in every suite")
@@ -195,6 +197,8 @@ def _parts(table: Table, name: str, key: str) -> list[tuple[str, Table]]:
 def _pretrain(table: Table, where: str) -> Pretrain:
     fields = {key: entry for key, entry in table.items() if key != "labels"}
     method, labels = read_method(fields, where), table.get("labels")
+    if not isinstance(labels, str | None):
+        raise UserError(f"{where}.labels: {labels!r} is wrong, expected a name below [labels]")
     if (method.supervision == "pseudo") != (labels is not None):
         says = "reads pseudo-labels, expected labels = <a name below [labels]>"
         raise UserError(f"{where}: the method {says if labels is None else 'reads no pseudo-labels; remove labels'}")
@@ -257,6 +261,8 @@ def _put(table: Table, path: str, new: Any, where: str) -> None:
 def _grid(table: Table, name: str) -> list[tuple[str, Table]]:
     """Every combination of the lists below [grid], whose keys are quoted paths."""
     axes = table.get("grid", {})
+    if not isinstance(axes, dict):
+        raise UserError(f"{name}.grid: {axes!r} is wrong, expected a table [grid]")
     for path, choices in axes.items():
         if not isinstance(choices, list) or not choices:
             raise UserError(f"{name}.grid.{path}: {choices!r} is wrong, expected a list of values for the quoted path")

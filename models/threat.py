@@ -21,7 +21,8 @@ def _radius(given: object) -> Fraction:
     eps = fraction(given, "eps")
     if eps < 0:
         raise ValueError(f"'{given}' is negative, expected a radius of at least 0")
-    return _Decimal(eps) if isinstance(given, str) and "." in given else eps
+    decimal = isinstance(given, _Decimal) or (isinstance(given, str) and "." in given)
+    return _Decimal(eps) if decimal else eps
 
 
 Radius = Annotated[Fraction, BeforeValidator(_radius), PlainSerializer(str, return_type=str)]
@@ -89,7 +90,8 @@ class Threat:
             return gradient.sign()
         flat = gradient.flatten(1)
         if self.norm == "l2":
-            return (flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)).view_as(gradient)
+            unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            return unit.view_as(gradient)
         place = flat.abs().argmax(1, keepdim=True)
         single: Tensor = torch.zeros_like(flat).scatter_(1, place, flat.gather(1, place).sign())
         return single.view_as(gradient)

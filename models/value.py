@@ -3,9 +3,9 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from fractions import Fraction
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, dataclass_transform, get_args
 
 import pydantic
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -28,7 +28,7 @@ def value(cls: type[T]) -> type[T]:
         try:
             checked(self, *args, **kwargs)
         except ValidationError as error:
-            raise UserError(explain(error, cls.__name__, list(made.__dataclass_fields__))) from None
+            raise UserError(explain(error, cls.__name__, made)) from None
 
     made.__init__ = init
     return made  # type: ignore[no-any-return]
@@ -39,12 +39,11 @@ def read(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
     Errors: `UserError` that names `where`, what was expected and the nearest key.
     """
-    defaults = _defaults(cls)
     try:
-        made: T = _adapter(cls).validate_python(merge(defaults, table))
+        made: T = _adapter(cls).validate_python(merge(_defaults(cls), table))
         return made
     except ValidationError as error:
-        raise UserError(explain(error, where, _known(error, cls, defaults))) from None
+        raise UserError(explain(error, where, cls)) from None
 
 
 def merge(defaults: Mapping[str, Any], table: Mapping[str, Any]) -> Table:
@@ -89,27 +88,35 @@ def likely(number: float) -> Fraction:
     return grey if grey and abs(float(grey) - number) < 5e-4 else Fraction(str(number)).limit_denominator(10**6)
 
 
-def explain(error: ValidationError, where: str, known: list[str]) -> str:
-    """The first of pydantic's complaints as one line."""
+def explain(error: ValidationError, where: str, cls: type[Any]) -> str:
+    """The first of pydantic's complaints about a `cls` as one line."""
     first = _first(error)
-    place = ".".join([where, *(str(part) for part in first["loc"] if part not in ("function-after", "dataclass"))])
+    inner, here = _walk(cls, first["loc"][:-1])
     key = str(first["loc"][-1]) if first["loc"] else ""
-    message = first["msg"].removeprefix("Value error, ")
+    parent = ".".join([where, *inner])
+    place = f"{parent}.{key}" if key and key not in _STEPS else parent
+    message, context = first["msg"].removeprefix("Value error, "), first.get("ctx", {})
     if first["type"] in _UNKNOWN:
-        parent = place.rpartition(".")[0]
+        known = sorted({name for one in here for name in one.__pydantic_fields__})
         return f"{parent}: unknown key '{key}', expected one of {', '.join(known)}{nearest(key, known)}"
     if first["type"].startswith("missing"):
         return f"{place}: missing, expected a value"
+    if first["type"].startswith("union_tag"):
+        names = sorted(_tag(one) for one in _walk(cls, first["loc"])[1])
+        expected = f"expected one of {', '.join(names)}"
+        if first["type"] == "union_tag_not_found":
+            return f"{place}: missing key {context['discriminator']}, {expected}"
+        return f"{place}: unknown name '{context['tag']}', {expected}{nearest(context['tag'], names)}"
     if first["type"] == "value_error":
-        return f"{place}: {message.removeprefix(place.rpartition('.')[2] + ': ')}"
-    hint = ""
+        return f"{place}: {message.removeprefix(f'{key}: ')}"
+    expected, hint = message.removeprefix("Input should be "), ""
     if first["type"] == "literal_error" and isinstance(first["input"], str):
-        hint = nearest(first["input"], [part.strip("' ") for part in message.replace(" or ", ",").split(",")])
-    expected = message.removeprefix("Input should be ")
+        hint = nearest(first["input"], [part.strip("' ") for part in expected.replace(" or ", ",").split(",")])
     return f"{place}: {first['input']!r} is wrong, expected {expected}{hint}"
 
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
+_STEPS = ("function-after", "dataclass")  # what pydantic adds to a place and no file holds
 
 
 def _first(error: ValidationError) -> Any:
@@ -118,23 +125,46 @@ def _first(error: ValidationError) -> Any:
     return next((one for one in complaints if one["type"] in _UNKNOWN), complaints[0])
 
 
-@functools.cache
+def _walk(cls: type[Any], places: Iterable[str | int]) -> tuple[list[str], list[Any]]:
+    """The keys of a file that lead to a place, with the names of union members, and the values allowed there."""
+    keys: list[str] = []
+    here: list[Any] = [cls]
+    for part in places:
+        named = [one for one in here if len(here) > 1 and part in (_tag(one), one.__name__)]
+        if part not in _STEPS:
+            keys.append(str(part))
+        if named:
+            here = named
+        elif part not in _STEPS and isinstance(part, str):
+            fields = [one.__pydantic_fields__[part] for one in here if part in one.__pydantic_fields__]
+            here = [leaf for field in fields for leaf in _leaves(field.annotation)]
+    return keys, here
+
+
+def _tag(of: Any) -> str:
+    return str(of.__pydantic_fields__["name"].default) if "name" in of.__pydantic_fields__ else ""
+
+
+def _leaves(annotation: Any) -> list[Any]:
+    """The values within an annotation such as `tuple[A | B, ...]`."""
+    if hasattr(annotation, "__pydantic_fields__"):
+        return [annotation]
+    return [leaf for part in get_args(annotation) for leaf in _leaves(part)]
+
+
 def _adapter(cls: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(cls)
+    return _adapters(cls)
 
 
-def _defaults(cls: type[Any]) -> Table:
-    """The default of every field that has one, as plain tables."""
-    try:
-        return dict(plain(cls()))
-    except (UserError, TypeError):  # a value with a required field has no default as a whole
-        return {}
+@functools.cache
+def _adapters(cls: Hashable) -> TypeAdapter[Any]:
+    adapter: TypeAdapter[Any] = TypeAdapter(cls)  # type: ignore[arg-type]
+    return adapter
 
 
-def _known(error: ValidationError, cls: type[Any], defaults: Table) -> list[str]:
-    """The keys that are allowed where the first unknown key stands."""
-    here: Any = defaults or dict.fromkeys(cls.__dataclass_fields__)
-    for part in _first(error)["loc"][:-1]:
-        if isinstance(here, Mapping) and part in here:
-            here = here[part]
-    return sorted(here) if isinstance(here, Mapping) else []
+def _defaults(cls: Any) -> Table:
+    """The default tables of a value, also of one with required fields; what is no table keeps its default anyway."""
+    fields = cls.__pydantic_fields__.items()
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
+    tables = {name: plain(of) for name, of in defaults.items() if hasattr(of, "__pydantic_fields__")}
+    return tables | {name: of for name, of in defaults.items() if isinstance(of, Mapping)}

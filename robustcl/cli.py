@@ -73,10 +73,11 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run the command line; mistakes end in one line on the standard error."""
     try:
-        app(standalone_mode=False)
+        if app(standalone_mode=False) == 130:  # typer answers Ctrl-C with this code, older ones with Abort
+            raise KeyboardInterrupt
     except (UserError, NumberError) as error:
         _end(str(error), 2 if isinstance(error, UserError) else 4)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         _end("interrupted; what is finished stays, the same command goes on from there", 130)
     except Exception as error:
         code = _usage(error)
