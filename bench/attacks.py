@@ -31,7 +31,7 @@ class Counted(nn.Module):
         """The model's logits (n, classes)."""
         logits = self.model(x)
         self.passes += len(x)
-        if logits.requires_grad:
+        if isinstance(logits, Tensor) and logits.requires_grad:  # anything else is refused by who asked
             logits.register_hook(self._backward)
         return logits
 

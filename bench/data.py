@@ -108,7 +108,10 @@ class Folder(DataSet):
         if not classes or not set(other) <= set(classes):
             odd = sorted(set(other) - set(classes))
             raise UserError(f"{roots[1]}: classes {odd or 'missing'}, expected those of {roots[0]}")
-        return Splits(*(self._split(root, classes) for root in roots))
+        train, test = (self._split(root, classes) for root in roots)
+        if train.shape != test.shape:
+            raise UserError(f"{roots[1]}: images of shape {test.shape}, expected {train.shape} as in {roots[0]}")
+        return Splits(train, test)
 
     def _split(self, root: Path, classes: list[str]) -> Images:
         files = [(file, label) for label, name in enumerate(classes) for file in _images(root / name)]
@@ -139,7 +142,7 @@ def _read_npz(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected an .npz with train_images, train_labels and the same of test")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:  # TypeError: a lone .npy
         raise UserError(f"{path}: not a readable .npz ({str(error).splitlines()[0][:100]})") from None

@@ -98,16 +98,16 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
     """Worker processes that wait for stages; they are stopped when the block ends, however it ends."""
     idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
     # One torch thread each: two on a busy two-core machine can be 30 times slower. A session of their own keeps Ctrl-C
-    # with us; robustcl must be found from any folder, also in a checkout that is not installed.
-    root = str(Path(__file__).resolve().parent.parent)
-    above = root if (Path(root) / "robustcl").is_dir() else str(Path(root).parent)
-    paths = os.pathsep.join([above, *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    # with us, and -P keeps a user's folder, with its own queue.py or utils.py, from shadowing what a worker imports.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parent.parent
+    if (root / "robustcl").is_dir():  # a checkout, which need not be installed
+        env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     where = {"root": str(place.store.root.resolve()), "device": place.device, "offline": place.offline}
     where["data"] = {"name": type(place.data).__name__.lower(), **plain(place.data)}
     started = [
         subprocess.Popen(
-            [sys.executable, "-m", "robustcl.bench.worker", json.dumps(where)],
+            [sys.executable, "-P", "-m", "robustcl.bench.worker", json.dumps(where)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -124,6 +124,9 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
         for worker in started:
             worker.kill()
             worker.wait()
+            for pipe in (worker.stdin, worker.stdout):
+                with suppress(BrokenPipeError):
+                    pipe.close()  # type: ignore[union-attr]
 
 
 def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, watch: Watch) -> None:

@@ -102,5 +102,7 @@ def from_description(description: Mapping[str, Any], where: str) -> Encoder:
             mean=tuple(float(number) for number in description["mean"]),
             std=tuple(float(number) for number in description["std"]),
         )
-    except (KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(f"{where}: not the description of an encoder ({error!r})") from None

@@ -1,7 +1,7 @@
 """The only owner of the ball and the box: norm, radius, projection, random start, steepest direction, distance."""
 
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
@@ -38,6 +38,10 @@ class Threat:
 
     norm: Norm = "linf"
     eps: Radius = Field(kw_only=False)
+
+    if TYPE_CHECKING:  # what is given is text, what is held is exact
+
+        def __init__(self, eps: str | int | Fraction, *, norm: Norm = "linf") -> None: ...
 
     @model_validator(mode="after")
     def _exact(self) -> "Threat":

@@ -18,7 +18,8 @@ Objective = Callable[[Tensor], Tensor]
 
 
 def _step(text: str) -> str:
-    fraction(text.removeprefix("eps/") if text.startswith("eps/") else text, "step")
+    if fraction(text.removeprefix("eps/"), "step") <= 0:
+        raise ValueError(f"'{text}' is not above 0, expected a step such as '2/255' or 'eps/4'")
     return text
 
 

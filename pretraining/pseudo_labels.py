@@ -76,14 +76,14 @@ def save_labels(path: Path, labels: Mapping[int, Tensor]) -> None:
 def load_labels(path: Path, n: int) -> Labels:
     """Read labels for `n` images. Errors: `UserError` for a missing, truncated or foreign file and wrong labels."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not a readable .npz of labels ({error})") from None
     labels = {}
     for name, array in arrays.items():
         k = int(name.removeprefix("k_")) if name.removeprefix("k_").isdigit() else 0
-        if k < 2 or array.shape != (n,) or array.min() < -1 or array.max() >= k:
+        if k < 2 or array.dtype.kind not in "iu" or array.shape != (n,) or array.min() < -1 or array.max() >= k:
             raise UserError(f"{path}: array '{name}' of shape {array.shape}, expected k_<K> with {n} labels below K")
         labels[k] = torch.from_numpy(array.astype(np.int64))
     return labels

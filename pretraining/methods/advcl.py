@@ -118,7 +118,7 @@ class AdvCL(Method):
         found["x_cl"] = self.ascent(contrast, views["origin"], batch.ball, net, batch.draws("contrast"))
         if self.weight:
             found["x_ce"] = self.ascent(
-                lambda x: self.clusters(net, x, batch), views["origin"], batch.ball, net, batch.draws("clusters")
+                lambda x: self.clusters(net, x, batch, "sum"), views["origin"], batch.ball, net, batch.draws("clusters")
             )
         return views | found
 
@@ -130,11 +130,14 @@ class AdvCL(Method):
             terms["pseudo"] = self.weight * self.clusters(net, views["x_ce"], batch)
         return terms
 
-    def clusters(self, net: Net, x: Tensor, batch: Batch) -> Tensor:
-        """The mean over K of the cross-entropy on the cluster labels; label -1 is ignored."""
+    def clusters(self, net: Net, x: Tensor, batch: Batch, over: Literal["mean", "sum"] = "mean") -> Tensor:
+        """The mean over K of the cross-entropy on the cluster labels, `over` the images; label -1 is ignored.
+
+        The attack takes the sum, as the released code: each K then weighs the same wherever labels are missing.
+        """
         features = net.encoder(x, "pgd_ce")
         each = [
-            F.cross_entropy(net.heads[f"clusters_{k}"](features), labels, ignore_index=-1)
+            F.cross_entropy(net.heads[f"clusters_{k}"](features), labels, ignore_index=-1, reduction=over)
             for k, labels in sorted(batch.pseudo.items())
         ]
         return torch.stack(each).mean()

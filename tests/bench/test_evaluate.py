@@ -1,0 +1,228 @@
+"""`judge`: the records, what it refuses, what it leaves as it was, and restarts."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robustcl.bench import records
+from robustcl.bench.attacks import judges
+from robustcl.bench.evaluate import Trial, judge
+from robustcl.models.errors import NumberError, UserError
+from robustcl.models.threat import Threat
+from robustcl.pretraining.images import Images
+from tests.bench.tiny import images_for, network, one_line
+
+THREAT = Threat("1/20")
+
+
+def trial(keep: Path | None = None, names: Any = ("pgd-3", "pgd-8"), **more: Any) -> Trial:
+    return Trial(threat=THREAT, judges=judges(names, 10, 4), batch=4, keep=keep, **more)
+
+
+class Counting(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.calls = model, 0
+        self.answer: Callable[[Any, int], Any] = lambda logits, calls: logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        answer: Tensor = self.answer(self.model(x), self.calls)
+        return answer
+
+
+def test_schema_and_order(tmp_path: Path) -> None:
+    model = network()
+    found = judge(model, images_for(model), trial(names=("pgd-8", "apgd-ce")))
+    assert list(found) == records.SCHEMA.names
+    assert found["image"].is_monotonic_increasing
+    assert sorted(set(found["image"])) == [3 + 5 * i for i in range(12)]
+    for image, rows in found.groupby("image"):
+        wrong = image in (3, 8)
+        assert rows["judge"].tolist() == (["clean"] if wrong else ["clean", "pgd-8", "apgd-ce"])
+    assert (found["right"] == (found["answer"] == found["label"])).all()
+    assert (found["step"].ge(0) == (~found["right"] & (found["judge"] != "clean"))).all()
+    assert (found.loc[~found["right"], "margin"] <= 0).all()
+    assert (found.loc[found["right"], "margin"] >= 0).all()
+    records.write(tmp_path / "records.parquet", found)
+    table = pq.read_table(tmp_path / "records.parquet")
+    assert table.schema.equals(records.SCHEMA)
+    assert table.schema.metadata[b"robustcl.records"] == b"1"
+    back = table.to_pandas()
+    assert back["right"].tolist() == found["right"].tolist()
+    assert back["attack"].tolist() == found["attack"].tolist()
+
+
+def test_a_judge_skips_what_it_broke_but_not_what_another_judge_broke() -> None:
+    model = network()
+    images = images_for(model, 30)
+    few, many = judges(["pgd-20"], 10, 4)["pgd-20"][0], judges(["apgd-ce"], 10, 4)["apgd-ce"][0]
+    both = {"both": [few, many], "second": [many]}
+    found = judge(model, images, Trial(threat=THREAT, judges=both))
+    lost = set(found.query("judge == 'both' and attack == 'pgd-20' and not right")["image"])
+    assert lost
+    assert not lost & set(found.query("judge == 'both' and attack == 'apgd-ce'")["image"])
+    assert lost <= set(found.query("judge == 'second'")["image"])
+
+
+def test_progress_ends_at_its_total() -> None:
+    model = network()
+    said: list[tuple[int, int]] = []
+    judge(model, images_for(model), trial(report=lambda done, total: said.append((done, total))))
+    assert said[-1] == (24, 24)
+    assert [done for done, _ in said] == sorted(done for done, _ in said)
+
+
+@pytest.mark.parametrize("when", [1, 6])
+def test_nan_logits_are_a_number_error(when: int) -> None:
+    model = Counting(network())
+    images = images_for(model.model)
+    model.answer = lambda logits, calls: logits * float("nan") if calls >= when else logits
+    with pytest.raises(NumberError) as caught:
+        judge(model, images, trial())
+    text = one_line(str(caught.value))
+    assert (
+        text
+        == f"model: the answer to image {3 if when == 1 else 13}{'' if when == 1 else ' under attack'} is not finite"
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "shape"),
+    [
+        (lambda z, _: z[:, :7], "(4, 7)"),
+        (lambda z, _: z[:2], "(2, 10)"),
+        (lambda z, _: z.argmax(1), "(4,)"),
+        (lambda z, _: (z, z), "tuple"),
+    ],
+)
+def test_logits_of_another_shape_are_refused(answer: Any, shape: str) -> None:
+    model = Counting(network())
+    images = images_for(model.model)
+    model.answer = answer
+    with pytest.raises((UserError, TypeError, AttributeError)) as caught:
+        judge(model, images, trial())
+    assert isinstance(caught.value, UserError)
+    assert f"answers of shape {shape}, expected logits of shape (4, 10)" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_only_float32_models_are_judged(kind: torch.dtype) -> None:
+    model = network()
+    images = images_for(model)
+    with pytest.raises(UserError) as caught:
+        judge(model.to(kind), images, trial())
+    assert f"parameters of type {kind}, expected float32" in one_line(caught.value)
+
+
+def mixed() -> nn.Sequential:
+    model = network()
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Dropout(0.5), *model)
+    model.train()
+    model[0].eval()
+    model[3].weight.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_flags_and_statistics_come_back(fails: bool) -> None:
+    model = mixed()
+    images = images_for(network())
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    flags = [p.requires_grad for p in model.parameters()]
+    assert len(set(modes)) == len(set(flags)) == 2
+
+    def broken(m: nn.Module, x: Tensor, y: Tensor, threat: Threat, g: torch.Generator) -> Tensor:
+        assert not any(module.training for module in model.modules())
+        m.train()
+        raise RuntimeError("planned")
+
+    if fails:
+        with pytest.raises(RuntimeError, match="planned"):
+            judge(model, images, trial(names=(broken,)))
+    else:
+        judge(model, images, trial())
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_restart_gives_the_same_records_and_asks_less(tmp_path: Path) -> None:
+    whole = Counting(network())
+    images = images_for(whole.model, 20)
+    expected = judge(whole, images, trial())
+
+    stopped = Counting(network())
+    half = whole.calls // 2
+
+    def stop(logits: Tensor, calls: int) -> Tensor:
+        if calls == half:
+            raise KeyboardInterrupt
+        return logits
+
+    stopped.answer = stop
+    with pytest.raises(KeyboardInterrupt):
+        judge(stopped, images, trial(tmp_path))
+    kept = sorted(path.name for path in tmp_path.glob("*.npz"))
+    assert kept
+    again = Counting(network())
+    pd.testing.assert_frame_equal(judge(again, images, trial(tmp_path)), expected)
+    assert again.calls < whole.calls
+    third = Counting(network())
+    pd.testing.assert_frame_equal(judge(third, images, trial(tmp_path)), expected)
+    assert third.calls == 5, "the clean answers alone are asked again"
+
+
+def test_batches_of_other_weights_data_or_protocol_are_refused(tmp_path: Path) -> None:
+    model = network()
+    images = images_for(model)
+    judge(model, images, trial(tmp_path))
+    others: list[tuple[nn.Module, Images, Trial]] = [
+        (network(seed=1), images, trial(tmp_path)),
+        (model, images.take(slice(0, 11)), trial(tmp_path)),
+        (model, images, trial(tmp_path, names=("pgd-3",))),
+        (model, images, trial(tmp_path, seed=1)),
+    ]
+    for other in others:
+        with pytest.raises(UserError) as caught:
+            judge(*other)
+        assert "holds batches of other weights, data or protocol" in one_line(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
+def test_a_damaged_batch_is_attacked_again(tmp_path: Path, damage: str) -> None:
+    model = Counting(network())
+    images = images_for(model.model, 20)
+    expected = judge(model, images, trial(tmp_path))
+    path = sorted(tmp_path.glob("*.npz"))[1]
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[content.index(b"margin.npy") + 180] ^= 0xFF
+    path.write_bytes({"truncated": bytes(content[:100]), "empty": b"", "flipped": bytes(content)}[damage])
+    counted = Counting(network())
+    pd.testing.assert_frame_equal(judge(counted, images, trial(tmp_path)), expected)
+    assert counted.calls > 5, "the damaged batch was attacked again"
+
+
+def test_worst_is_at_most_every_judge() -> None:
+    import robustcl
+
+    model = network()
+    images = images_for(model, 40)
+    done = robustcl.evaluate(
+        model, images.pixels, images.labels, threat=THREAT, attacks=["pgd-1", "pgd-10", "apgd-ce"], index=images.index
+    )
+    for name, right in done.robust.items():
+        assert not (done.worst & ~right).any(), name
+        assert not (right & ~done.clean).any(), name
+    both = done.robust["pgd-1"] & done.robust["pgd-10"] & done.robust["apgd-ce"] & done.clean
+    assert done.worst.tolist() == both.tolist()
+    assert 0 < done.worst.sum() < done.clean.sum()

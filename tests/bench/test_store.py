@@ -1,0 +1,154 @@
+"""The store: whole or not at all, found again, and every damage named."""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from robustcl.bench.store import Stage, Store
+from robustcl.models.errors import UserError
+from tests.bench.tiny import one_line
+
+STAGE = Stage(kind="pretrain", part={"x": 1}, label="pretrain x")
+
+
+def fill(folder: Path) -> dict[str, Any]:
+    (folder / "out.txt").write_text("hello")
+    (folder / "progress").mkdir(exist_ok=True)
+    (folder / "progress" / "half").write_text("half")
+    return {"seconds": 1}
+
+
+def test_a_stage_appears_whole(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    seen: list[bool] = []
+
+    def work(folder: Path) -> dict[str, Any]:
+        made = fill(folder)
+        seen.append(store.has(STAGE))
+        return made
+
+    store.make(STAGE, work)
+    assert seen == [False]
+    assert sorted(path.name for path in store.folder(STAGE).iterdir()) == ["out.txt", "stage.json"]
+    assert store.file(STAGE, "out.txt").read_text() == "hello"
+    assert store.note(STAGE)["made"] == {"seconds": 1}
+    store.make(STAGE, lambda folder: pytest.fail("made twice"))
+    assert [path.name for path in (tmp_path / "pretrain").iterdir()] == [STAGE.key]
+
+
+def test_work_that_raises_leaves_nothing_visible_and_its_progress(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def fails(folder: Path) -> dict[str, Any]:
+        fill(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.make(STAGE, fails)
+    assert not store.has(STAGE)
+    assert [path.name for path in (tmp_path / "pretrain").glob("[!.]*")] == []
+    found: list[str] = []
+
+    def goes_on(folder: Path) -> dict[str, Any]:
+        found.append((folder / "progress" / "half").read_text())
+        return fill(folder)
+
+    store.make(STAGE, goes_on)
+    assert found == ["half"]
+    assert store.has(STAGE)
+
+
+def flip(content: bytes) -> bytes:
+    return bytes([content[0] ^ 1]) + content[1:]
+
+
+@pytest.mark.parametrize("damage", [flip, lambda content: content[:-1], lambda content: content + b" "])
+def test_a_changed_file_is_named(tmp_path: Path, damage: Any) -> None:
+    store = Store(tmp_path)
+    store.make(STAGE, fill)
+    path = store.folder(STAGE) / "out.txt"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(UserError) as caught:
+        store.file(STAGE, "out.txt")
+    assert one_line(caught.value).startswith(f"{path}: not as it was written")
+
+
+def test_missing_files_and_broken_notes_are_named(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.make(STAGE, fill)
+    with pytest.raises(UserError, match=r"other\.txt: missing"):
+        store.file(STAGE, "other.txt")
+    note = store.folder(STAGE) / "stage.json"
+    text = note.read_text()
+    for broken, says in ((text[:50], "truncated"), (text.replace(STAGE.key, "0" * 16), f"expected {STAGE.key}")):
+        note.write_text(broken)
+        with pytest.raises(UserError) as caught:
+            store.file(STAGE, "out.txt")
+        assert says in one_line(caught.value)
+        assert str(note) in str(caught.value)
+
+
+def test_foreign_and_other_folders_are_refused_untouched(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="not empty and not a run folder"):
+        store.claim_suite("tiny", {}, [])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    other = Store(tmp_path / "other")
+    other.claim_suite("tiny", {}, [])
+    before = (tmp_path / "other" / "suite.json").read_bytes()
+    with pytest.raises(UserError) as caught:
+        other.claim_suite("big", {}, [])
+    assert "written by suite 'tiny', expected 'big'" in one_line(caught.value)
+    assert (tmp_path / "other" / "suite.json").read_bytes() == before
+    (tmp_path / "other" / "suite.json").write_bytes(before[:20])
+    with pytest.raises(UserError, match="truncated"):
+        other.claim_suite("tiny", {}, [])
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file in place of a folder")
+    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+        for claims in (True, False):
+            with pytest.raises(UserError) as caught:
+                Store(root).claim_suite("tiny", {}, []) if claims else Store(root).make(STAGE, fill)
+            assert one_line(caught.value).startswith(f"{root}: cannot be written (")
+
+
+def slow(root: str, mark: str) -> None:
+    def work(folder: Path) -> dict[str, Any]:
+        with Path(mark).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.5)
+        return fill(folder)
+
+    Store(Path(root)).make(STAGE, work)
+
+
+def test_two_processes_make_a_stage_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    mark = tmp_path / "mark"
+    racers = [context.Process(target=slow, args=(str(tmp_path / "runs"), str(mark))) for _ in range(2)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    assert [racer.exitcode for racer in racers] == [0, 0]
+    assert len(mark.read_text().splitlines()) == 1
+    assert Store(tmp_path / "runs").has(STAGE)
+
+
+def test_keys_are_of_kind_part_and_parents_alone() -> None:
+    same = Stage(kind="pretrain", part={"x": 1}, label="another label")
+    others = [
+        Stage(kind="finetune", part={"x": 1}),
+        Stage(kind="pretrain", part={"x": 2}),
+        Stage(kind="pretrain", part={"x": 1}, parents={"a": STAGE}),
+        Stage(kind="pretrain", part={"x": 1}, parents={"b": STAGE}),
+    ]
+    assert same.key == STAGE.key
+    assert len({STAGE.key, *(other.key for other in others)}) == 5

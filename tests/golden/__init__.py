@@ -1,0 +1,1 @@
+"""Golden numbers: a dozen CPU steps of every method and scheme."""

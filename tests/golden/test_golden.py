@@ -1,0 +1,115 @@
+"""A dozen CPU steps of every method and scheme, against the numbers of the last time that they were meant to move.
+
+`--regenerate-golden` rewrites the CSV files of what has a new number and a raised version; that run fails all the same.
+"""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from robustcl.bench.schemes import read_scheme, schemes
+from robustcl.models.architectures.tiny import Tiny
+from robustcl.models.encoder import Encoder
+from robustcl.models.plugin import names
+from robustcl.models.threat import Threat
+from robustcl.pretraining.images import Images
+from robustcl.pretraining.loop import Epoch, Run, fit
+from robustcl.pretraining.method import PACKAGE, Method, Targets, build_net, read_method
+
+CASES = [*names(PACKAGE), *schemes()]
+TRAINING = {"epochs": 6, "batch": 12}  # two steps per epoch
+N = 24
+PSEUDO = {2: torch.arange(N) % 2, 5: torch.arange(N) % 5}
+FLAG = "--regenerate-golden"
+
+
+def method_of(name: str) -> Method:
+    if name in schemes():
+        return read_scheme({"scheme": name, "training": TRAINING}, "golden")
+    return read_method({"method": name, "training": TRAINING}, "golden")
+
+
+def curve(method: Method) -> list[Epoch]:
+    """The training curve on smooth synthetic images."""
+    g = torch.Generator().manual_seed(0)
+    coarse = torch.rand(N, 1, 4, 4, generator=g)
+    pixels = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=False)
+    images = Images(pixels, torch.arange(N) % 3, classes=3, name="golden")
+    encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes or ("normal",), seed=0)
+    net = build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), seed=0)
+    return fit(method, net, images, Run(seed=0, threat=Threat("8/255"), pseudo=PSEUDO))
+
+
+def compare(path: Path, version: int, found: list[Epoch], regenerate: bool) -> None:
+    """Fail unless `found` is what `path` holds for this version."""
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
+    kept = int(rows[0]["version"]) if rows else None
+    numbers = [{key: float(entry) for key, entry in row.items() if key != "version"} for row in rows]
+    same = [row.keys() for row in numbers] == [row.keys() for row in found] and all(
+        row == pytest.approx(wanted, rel=1e-3, abs=1e-6) for row, wanted in zip(found, numbers, strict=True)
+    )
+    if same and kept == version:
+        return
+    if kept is not None and version <= kept:
+        pytest.fail(
+            f"{path.stem}: numbers moved and the version is still {version}; raise `version`, or undo the change"
+        )
+    if not regenerate:
+        pytest.fail(f"{path.stem}: no golden numbers for version {version}; run again with {FLAG} and commit the file")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["version", *found[0]], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"version": version, **{key: f"{entry:.8g}" for key, entry in row.items()}} for row in found)
+    pytest.fail(f"{path.stem}: golden numbers rewritten for version {version}; look at the difference and run again")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_are_those_of_this_version(name: str, request: pytest.FixtureRequest) -> None:
+    method = method_of(name)
+    path = Path(__file__).with_name(f"{name}.csv")
+    compare(path, method.version, curve(method), request.config.getoption(FLAG))
+
+
+def test_there_is_no_file_without_a_method() -> None:
+    assert {path.stem for path in Path(__file__).parent.glob("*.csv")} == set(CASES)
+
+
+ROWS: list[Epoch] = [{"epoch": 1, "lr": 0.1, "loss": 2.0}, {"epoch": 2, "lr": 0.1, "loss": 1.0}]
+MOVED: list[Epoch] = [{"epoch": 1, "lr": 0.1, "loss": 2.0}, {"epoch": 2, "lr": 0.1, "loss": 1.01}]
+
+
+@pytest.fixture
+def golden(tmp_path: Path) -> Path:
+    path = tmp_path / "some.csv"
+    with pytest.raises(pytest.fail.Exception, match="rewritten for version 1"):
+        compare(path, 1, ROWS, regenerate=True)
+    return path
+
+
+def test_equal_numbers_pass_and_small_differences_of_cpus_too(golden: Path) -> None:
+    compare(golden, 1, ROWS, regenerate=False)
+    compare(golden, 1, [{key: entry * 1.0001 for key, entry in row.items()} for row in ROWS], regenerate=False)
+
+
+@pytest.mark.parametrize("regenerate", [True, False])
+@pytest.mark.parametrize("found", [MOVED, ROWS[:1], [{**row, "term": 1.0} for row in ROWS]])
+def test_moved_numbers_need_a_raised_version(golden: Path, found: list[Epoch], regenerate: bool) -> None:
+    before = golden.read_text()
+    with pytest.raises(pytest.fail.Exception, match="numbers moved and the version is still 1; raise `version`"):
+        compare(golden, 1, found, regenerate)
+    assert golden.read_text() == before
+
+
+def test_a_raised_version_asks_to_regenerate_and_that_run_fails(golden: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match="no golden numbers for version 2; run again with --regenerate"):
+        compare(golden, 2, MOVED, regenerate=False)
+    with pytest.raises(pytest.fail.Exception, match="rewritten for version 2"):
+        compare(golden, 2, MOVED, regenerate=True)
+    compare(golden, 2, MOVED, regenerate=False)
+
+
+def test_a_missing_file_asks_to_regenerate(tmp_path: Path) -> None:
+    with pytest.raises(pytest.fail.Exception, match="no golden numbers for version 1"):
+        compare(tmp_path / "new.csv", 1, ROWS, regenerate=False)

@@ -1,0 +1,180 @@
+"""Tests of AdvCL against a slow transcription of one step of the released code."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from robustcl.models.architectures.tiny import Tiny
+from robustcl.models.encoder import Encoder
+from robustcl.models.routing import norms
+from robustcl.models.threat import Threat
+from robustcl.pretraining.ascent import Ascent
+from robustcl.pretraining.method import Batch, Net, Targets, build_net
+from robustcl.pretraining.methods.advcl import AdvCL
+from robustcl.pretraining.views import recipe
+
+N, T, EPS, STEP, LR = 6, 0.5, 8 / 255, 2 / 255, 0.05
+PSEUDO = {2: torch.arange(N) % 2, 3: torch.tensor([0, 1, 2, -1, 1, 2])}
+
+
+def advcl(**changed: Any) -> AdvCL:
+    return AdvCL(strong=recipe("digits"), weak=recipe("digits-weak"), **changed)
+
+
+def batch() -> Batch:
+    images = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    ball = Threat("8/255")
+    return Batch(
+        images=images, labels=torch.arange(N) % 3, threat=ball, seed=4, epoch=0, epochs=1, iteration=0, pseudo=PSEUDO
+    )
+
+
+def double(method: AdvCL) -> Net:
+    encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes, seed=1)
+    net = build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), seed=1).double().train()
+    return net
+
+
+def official_contrast(z: list[Tensor]) -> Tensor:
+    """SUPCON as a double loop, over views in the order of the released code."""
+    rows = [(image, F.normalize(view[image], dim=0)) for view in z for image in range(N)]
+    total = torch.zeros((), dtype=z[0].dtype)
+    for i, (image, a) in enumerate(rows):
+        others = [(torch.dot(a, b) / T, j == image) for k, (j, b) in enumerate(rows) if k != i]
+        bottom = torch.stack([logit for logit, _ in others]).logsumexp(0)
+        positives = [logit - bottom for logit, same in others if same]
+        total = total - (T / 0.07) * torch.stack(positives).mean()
+    return total / len(rows)
+
+
+def official_pseudo(net: Net, x: Tensor, reduction: str = "mean") -> Tensor:
+    f = net.encoder(x, "pgd_ce")
+    terms = [
+        F.cross_entropy(net.heads[f"clusters_{k}"](f), PSEUDO[k], ignore_index=-1, reduction=reduction) for k in PSEUDO
+    ]
+    return sum(terms, torch.zeros(())) / len(terms)
+
+
+def official_step(net: Net, views: dict[str, Tensor], starts: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """One joint attack in train mode that forwards every view each time, then the outer step."""
+    origin = views["origin"]
+    names = [name for name in ("x1", "x2", "high") if name in views]
+
+    def clean() -> list[Tensor]:
+        return [net(views[name], "projector", "normal") for name in names]
+
+    x_cl, x_ce = (start.clone() for start in starts)
+    for _ in range(5):
+        x_cl, x_ce = x_cl.detach().requires_grad_(), x_ce.detach().requires_grad_()
+        z_cl = net(x_cl, "projector", "pgd")
+        loss = official_contrast([z_cl, *clean()]) + 0.2 * official_pseudo(net, x_ce, "sum")
+        g_cl, g_ce = torch.autograd.grad(loss, [x_cl, x_ce])
+        x_cl, x_ce = (
+            torch.min(torch.max(x.detach() + STEP * g.sign(), origin - EPS), origin + EPS).clamp(0, 1)
+            for x, g in ((x_cl, g_cl), (x_ce, g_ce))
+        )
+    contrast = official_contrast([net(x_cl, "projector", "pgd"), *clean()])
+    pseudo = 0.2 * official_pseudo(net, x_ce)
+    update(net, contrast + pseudo)
+    return {"contrast": contrast.detach(), "pseudo": pseudo.detach(), "x_cl": x_cl, "x_ce": x_ce}
+
+
+def update(net: Net, loss: Tensor) -> None:
+    optimiser = torch.optim.SGD(net.parameters(), LR, 0.9, weight_decay=1e-4)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def doubled(method: AdvCL, at: Batch) -> dict[str, Tensor]:
+    return {name: view.double() for name, view in method.views(at).items()}
+
+
+@pytest.mark.parametrize("high", [True, False])
+def test_a_step_equals_that_of_the_released_code(high: bool) -> None:
+    method, at = advcl(high=high), batch()
+    ours, views = double(method), doubled(method, at)
+    theirs = copy.deepcopy(ours)
+    starts = tuple(at.ball.random_start(views["origin"], at.draws(purpose)) for purpose in ("contrast", "clusters"))
+    wanted = official_step(theirs, views, (starts[0], starts[1]))
+
+    found = method.adversary(ours, views, at)
+    terms = method.loss(ours, found, at)
+    update(ours, torch.stack(list(terms.values())).sum())
+
+    assert terms.keys() == {"contrast", "pseudo"}
+    for name in ("contrast", "pseudo"):
+        assert terms[name].item() == pytest.approx(wanted[name].item(), rel=1e-9)
+    for name in ("x_cl", "x_ce"):
+        assert torch.allclose(found[name], wanted[name], rtol=0, atol=1e-7)  # the ball itself is that of float(8/255)
+        assert (found[name] - views["origin"]).abs().max() > EPS / 2
+    for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(p, q, rtol=1e-7, atol=1e-9), name
+    for route in method.routes:
+        pairs = zip(norms(ours, route), norms(theirs, route), strict=True)
+        for a, b in pairs:
+            assert a.num_batches_tracked == b.num_batches_tracked
+            for name in ("running_mean", "running_var"):
+                assert torch.allclose(a.get_buffer(name), b.get_buffer(name), rtol=1e-9, atol=1e-10), (route, name)
+
+
+def test_climbing_in_eval_mode_moves_the_statistics_once_per_view() -> None:
+    method, at = advcl(ascent=Ascent(steps=5)), batch()
+    net = double(method)
+    found = method.adversary(net, doubled(method, at), at)
+    method.loss(net, found, at)
+    counts = {route: int(norms(net, route)[0].num_batches_tracked or 0) for route in method.routes}
+    assert counts == {"normal": 3, "pgd": 1, "pgd_ce": 1}
+
+
+def test_climbing_in_train_mode_moves_the_statistics_at_every_forward() -> None:
+    method, at = advcl(), batch()
+    net = double(method)
+    method.loss(net, method.adversary(net, doubled(method, at), at), at)
+    counts = {route: int(norms(net, route)[0].num_batches_tracked or 0) for route in method.routes}
+    assert counts == {"normal": 18, "pgd": 6, "pgd_ce": 6}
+
+
+@pytest.mark.parametrize(("high", "views"), [(True, 4), (False, 3)])
+def test_the_two_weightings_differ_by_their_factors(high: bool, views: int) -> None:
+    official, paper, at = advcl(high=high), advcl(high=high, weighting="paper"), batch()
+    found = []
+    for method in (official, paper):
+        net = double(method)
+        found.append(method.loss(net, method.adversary(net, doubled(method, at), at), at))
+    assert found[0]["contrast"].item() / (0.5 / 0.07) == pytest.approx(
+        found[1]["contrast"].item() / (views * (views - 1)), rel=1e-9
+    )
+    assert found[0]["pseudo"].item() == pytest.approx(found[1]["pseudo"].item(), rel=1e-12)
+
+
+def test_without_a_pseudo_weight_heads_and_term_are_dropped() -> None:
+    method, at = advcl(weight=0), batch()
+    net = double(method)
+    found = method.adversary(net, doubled(method, at), at)
+    assert list(net.heads) == ["projector"]
+    assert method.supervision == "none"
+    assert "x_ce" not in found
+    assert list(method.loss(net, found, at)) == ["contrast"]
+    assert list(double(advcl()).heads) == ["projector", "clusters_2", "clusters_3"]
+    assert advcl().supervision == "pseudo"
+
+
+def test_without_the_high_frequencies_the_view_is_dropped() -> None:
+    assert "high" not in advcl(high=False).views(batch())
+    high = advcl().views(batch())["high"]
+    assert high.min() < 0  # not clamped
+    assert high.mean((2, 3)).abs().max() < 1e-6
+
+
+def test_the_pseudo_attack_does_not_depend_on_the_scale_of_its_term() -> None:
+    found = []
+    for weight in (0.2, 5.0):
+        method, at = advcl(weight=weight), batch()
+        found.append(method.adversary(double(method), doubled(method, at), at))
+    assert torch.equal(found[0]["x_ce"], found[1]["x_ce"])
+    assert torch.equal(found[0]["x_cl"], found[1]["x_cl"])

@@ -1,0 +1,140 @@
+"""What every method and every scheme must do; a new one is found by its name and tested without being listed."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from robustcl.bench.schemes import read_scheme, schemes
+from robustcl.models import checkpoint
+from robustcl.models.architectures.tiny import Tiny
+from robustcl.models.encoder import Encoder
+from robustcl.models.plugin import find, name_of, names
+from robustcl.models.threat import Threat
+from robustcl.models.value import plain
+from robustcl.pretraining.images import Images
+from robustcl.pretraining.loop import Run, fit
+from robustcl.pretraining.method import PACKAGE, Batch, Method, Net, Targets, build_net, read_method
+
+CASES = [*names(PACKAGE), *schemes()]
+N = 12
+PSEUDO = {2: torch.arange(N) % 2, 3: torch.arange(N) % 3}
+
+
+def default(name: str) -> Method:
+    return schemes()[name] if name in schemes() else find(PACKAGE, "method", name, Method, "test")()
+
+
+def small(name: str) -> Method:
+    """The method as published, but for one epoch of three steps."""
+    training = {"epochs": 1, "batch": 4}
+    return again(name, {"training": training})
+
+
+def again(name: str, table: dict[str, Any]) -> Method:
+    if name in schemes():
+        return read_scheme({"scheme": name, **table}, "test")
+    return read_method({"method": name, **table}, "test")
+
+
+def images() -> Images:
+    pixels = torch.rand(N, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return Images(pixels, torch.arange(N) % 3, classes=3, name="random")
+
+
+def build(method: Method) -> Net:
+    encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes or ("normal",), seed=1)
+    return build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), seed=1)
+
+
+def settings(keep: Path | None = None) -> Run:
+    return Run(seed=0, threat=Threat("8/255"), pseudo=PSEUDO, keep=keep)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_trains_three_steps_to_the_same_bytes_again(name: str) -> None:
+    method, prints, curves = small(name), [], []
+    for _ in range(2):
+        net = build(method)
+        before = checkpoint.fingerprint(net)
+        curves.append(fit(method, net, images(), settings()))
+        prints.append(checkpoint.fingerprint(net))
+    assert all(math.isfinite(number) for row in curves[0] for number in row.values())
+    assert all(tensor.isfinite().all() for tensor in net.state_dict().values())
+    assert prints[0] == prints[1] != before
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_frozen_stays_statistics_included(name: str) -> None:
+    method = small(name)
+    net = build(method)
+    encoder, heads = checkpoint.fingerprint(net.encoder), checkpoint.fingerprint(net.heads)
+    fit(method, net, images(), settings())
+    assert (checkpoint.fingerprint(net.encoder) == encoder) == method.freezes
+    assert checkpoint.fingerprint(net.heads) != heads
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_round_trips_through_its_table(name: str) -> None:
+    method = default(name)
+    assert again(name, json.loads(json.dumps(plain(method)))) == method
+    assert again(name, {}) == method
+
+
+@pytest.mark.parametrize("name", names(PACKAGE))
+def test_its_deployed_route_is_one_of_its_routes(name: str) -> None:
+    method = default(name)
+    assert method.deploy in method.routes
+    assert name_of(method) == name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_says_what_it_is(name: str) -> None:
+    method = default(name)
+    assert method.version >= 1
+    assert method.source
+    assert type(method).__doc__
+
+
+class Meter:
+    """Counts forward-equivalents of a body: a forward or an input gradient is 1, a full backward 2."""
+
+    def __init__(self) -> None:
+        self.spent = 0
+
+    def __call__(self, _: torch.nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        self.spent += len(out)
+        if out.requires_grad:
+            full = 1 if given[0].requires_grad else 2
+            out.register_hook(lambda gradient: self.add(full * len(gradient)))
+
+    def add(self, count: int) -> None:
+        self.spent += count
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_its_units_are_what_a_step_spends(name: str) -> None:
+    method, data, meter = small(name), images(), Meter()
+    net = build(method).train()
+    if method.freezes:
+        net.encoder.eval().requires_grad_(False)
+    net.encoder.body.register_forward_hook(meter)
+    step = Batch(
+        images=data.pixels,
+        labels=data.labels,
+        threat=settings().threat,
+        seed=0,
+        epoch=0,
+        epochs=1,
+        iteration=0,
+        pseudo=PSEUDO,
+    )
+    terms = method.loss(net, method.adversary(net, method.views(step), step), step)
+    torch.stack(list(terms.values())).sum().backward()
+    method.after_step(net, step)
+    assert meter.spent / N == method.units

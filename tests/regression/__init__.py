@@ -1,0 +1,1 @@
+"""The regression gate: the judge on a stored classifier, image by image."""

@@ -1,0 +1,185 @@
+"""The command line: exit codes, one clean line for every mistake, and what stays on disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import robustcl
+from robustcl import cli
+from tests.bench.tiny import visible, write_suite
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Told:
+    """What one call came to."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def line(self) -> str:
+        """The only line on the standard error."""
+        assert self.err.endswith("\n")
+        (line,) = self.err.splitlines()
+        assert line.startswith("robustcl: ")
+        return line
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Call":
+    return Call(monkeypatch, capsys)
+
+
+class Call:
+    """The command line in this process."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *words: str | Path) -> Told:
+        self.monkeypatch.setattr(sys, "argv", ["robustcl", *map(str, words)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else -1
+        return Told(code, *self.capsys.readouterr())
+
+
+def test_version_help_and_nothing(call: Call) -> None:
+    told = call("--version")
+    assert (told.code, told.out) == (0, f"robustcl {robustcl.__version__}\n")
+    told = call("--help")
+    assert told.code == 0
+    assert all(command in told.out for command in ("run", "ls", "report"))
+    told = call("run", "--help")
+    assert all(word in told.out for word in ("--dry-run", "--set", "--runs", "--device", "--offline", "--workers"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "holds"),
+    [
+        ("methods", "advcl"),
+        ("schemes", "SLF"),
+        ("architectures", "tiny"),
+        ("attacks", "pgd-<steps>"),
+        ("data", "digits"),
+        ("suites", "quickstart"),
+    ],
+)
+def test_ls(call: Call, kind: str, holds: str) -> None:
+    told = call("ls", kind)
+    assert told.code == 0
+    assert told.out.splitlines()[0] == kind
+    assert any(line.startswith(f"  {holds}") for line in told.out.splitlines())
+    assert told.out.strip() in call("ls").out
+
+
+BAD = [
+    (["quickstrt"], "did you mean 'quickstart'?"),
+    (["none.toml"], "none.toml: no such file"),
+    (["SUITE", "--set", "judge.imagse=3"], "unknown key 'imagse', expected one of"),
+    (["SUITE", "--set", "judge.imagse=3"], "did you mean 'images'?"),
+    (["SUITE", "--set", "threat.eps=0.0314"], "did you mean '8/255'?"),
+    (["SUITE", "--set", 'threat.eps="0.0314"'], "did you mean '8/255'?"),
+    (["SUITE", "--set", 'judge.sweep.eps=["0.0314"]'], "did you mean '8/255'?"),
+    (["SUITE", "--set", "judge.images=9999"], "expected at most the 360 test images"),
+    (["SUITE", "--set", 'judge.judges=["pgd20"]'], "did you mean 'pgd-20'?"),
+    (["SUITE", "--set", 'pretrain.at.method="simclrr"'], "did you mean 'simclr'?"),
+    (["SUITE", "--set", "data.name=digit"], "did you mean 'digits'?"),
+    (["SUITE", "--set", 'data={name="npz", path="gone.npz"}'], "gone.npz: no such file"),
+    (["SUITE", "--set", "judge"], "expected path.to.key=value"),
+    (["SUITE", "--device", "abacus"], "--device abacus: not available"),
+    (["SUITE", "--workers", "0"], "--workers"),
+    (["SUITE", "--wrong"], "--wrong"),
+]
+
+
+@pytest.mark.parametrize(("words", "says"), BAD)
+def test_mistakes_are_one_line_and_leave_nothing(call: Call, tmp_path: Path, words: list[str], says: str) -> None:
+    suite = write_suite(tmp_path)
+    told = call("run", *(str(suite) if word == "SUITE" else word for word in words), "--runs", tmp_path / "runs")
+    assert told.code == 2
+    assert says in told.line
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_kind_and_command(call: Call) -> None:
+    told = call("ls", "method")
+    assert told.code == 2
+    assert told.line.endswith("did you mean 'methods'?")
+    told = call("rum")
+    assert told.code == 2
+    assert "rum" in told.line
+
+
+def test_runs_that_cannot_be_used(call: Call, tmp_path: Path) -> None:
+    suite = write_suite(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    told = call("run", suite, "--runs", tmp_path / "file")
+    assert told.code == 2
+    assert "cannot be written" in told.line
+    told = call("report", tmp_path / "none")
+    assert told.code == 2
+    assert "none" in told.line
+
+
+def test_dry_run_writes_nothing(call: Call, tmp_path: Path) -> None:
+    told = call("run", write_suite(tmp_path), "--runs", tmp_path / "runs", "--dry-run")
+    assert told.code == 0
+    assert "2 cells, 6 stages, 6 to make" in told.out
+    assert "pretrain at" in told.out
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+
+
+def test_run_report_and_another_suite_in_its_folder(call: Call, tmp_path: Path) -> None:
+    suite, runs = write_suite(tmp_path), tmp_path / "runs"
+    first = call("run", suite, "--runs", runs, "--workers", "1")
+    assert first.code == 0
+    assert "[  6/6]" in first.err
+    assert "random" in first.out
+    again = call("run", suite, "--runs", runs)
+    assert (again.code, again.out, again.err) == (0, first.out, "")
+    assert "0 to make" in call("run", suite, "--runs", runs, "--dry-run").out
+    assert call("report", runs).out == first.out
+    before = visible(runs)
+    told = call("run", write_suite(tmp_path, "other"), "--runs", runs)
+    assert told.code == 2
+    assert "written by suite 'tiny', expected 'other'" in told.line
+    assert visible(runs) == before
+
+
+def test_nan_in_the_loss_ends_with_four(call: Call, tmp_path: Path) -> None:
+    rate = ["--set", "pretrain.at.training.optimiser.lr=1e30", "--set", "pretrain.at.training.epochs=2"]
+    told = call("run", write_suite(tmp_path), "--runs", tmp_path / "runs", "--workers", "1", *rate)
+    assert told.code == 4
+    last = told.err.splitlines()[-1]
+    assert last.startswith("robustcl: pretrain at: the loss is not finite in epoch 1, step ")
+    assert "Traceback" not in told.err
+
+
+def test_ctrl_c_keeps_what_is_finished(call: Call, tmp_path: Path) -> None:
+    suite, runs = write_suite(tmp_path), tmp_path / "runs"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "robustcl", "run", str(suite), "--runs", str(runs), "--workers", "2"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        until = time.monotonic() + 60
+        while not list(runs.glob("pretrain/[!.]*")) and running.poll() is None and time.monotonic() < until:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=60)[1]
+    assert running.returncode == 130, said
+    assert said.splitlines()[-1].startswith("robustcl: interrupted; what is finished stays")
+    assert "Traceback" not in said
+    kept = {path: path.stat().st_mtime_ns for path in runs.glob("pretrain/[!.]*/*")}
+    assert kept
+    assert len(list(runs.glob("*/[!.]*/stage.json"))) < 6
+    assert call("run", suite, "--runs", runs, "--workers", "1").code == 0
+    assert len(list(runs.glob("*/[!.]*/stage.json"))) == 6
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
