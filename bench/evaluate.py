@@ -145,7 +145,7 @@ class _Kept:
             return
         for path in sorted(self.folder.glob(f"{order:03d}-*.npz")):
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                     arrays = {name: torch.from_numpy(file[name]).to(court.y.device) for name in file.files}
             except (OSError, ValueError, EOFError, BadZipFile):
                 path.unlink()  # a batch that cannot be read is attacked again

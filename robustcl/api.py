@@ -68,6 +68,7 @@ def evaluate(
     if not isinstance(threat, Threat):
         raise UserError(f"evaluate: threat {threat!r}, expected a Threat such as Threat('8/255')")
     device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
+    Images(images.detach(), torch.zeros(len(images)), classes=1, name="evaluate")  # checked before the model sees them
     classes = count_classes(model, images[:1].to(device))
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
     trial = Trial(threat=threat, judges=judges(attacks, classes, batch_size), seed=seed, batch=batch_size)
