@@ -223,7 +223,11 @@ class Wrapped(Attack):
             before = judge.model.passes
             source = generator(judge.seed, self.name, number)
             x, y = judge.x[rows].clone(), judge.y[rows].clone()
-            with torch.enable_grad():  # judging runs without; an attack of somebody else's expects torch's default
+            devices = [x.device] if x.device.type == "cuda" else []
+            # Judging runs without gradients and keyed; an attack of somebody else's expects torch's defaults, and may
+            # draw from the global generator, which must not move.
+            with torch.enable_grad(), torch.random.fork_rng(devices=devices):
+                torch.manual_seed(source.initial_seed())
                 found = self.function(judge.model, x, y, judge.threat, source)
             if not isinstance(found, Tensor) or found.shape != x.shape:
                 raise UserError(f"attack {self.name}: did not return images of shape {tuple(x.shape)}")

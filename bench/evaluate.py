@@ -125,7 +125,9 @@ class _Kept:
         folder.mkdir(parents=True, exist_ok=True)
         note = folder / "protocol"
         if not note.exists():
-            note.write_text(protocol)
+            part = folder / "protocol.part"
+            part.write_text(protocol)
+            part.replace(note)
         elif note.read_text() != protocol:
             raise UserError(f"{folder}: holds batches of other weights, data or protocol; remove it to start anew")
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from robustcl.bench.stages import Place, execute
 from robustcl.bench.store import Stage
-from robustcl.models.errors import NumberError, UserError
+from robustcl.models.errors import LostError, NumberError, UserError
 from robustcl.models.value import plain
 
 
@@ -147,4 +147,7 @@ def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, wa
         else:
             idle.put(worker)
             return
-    raise RuntimeError(f"{stage.label}: the worker process died (exit code {worker.wait()}); out of memory?")
+    raise LostError(
+        f"{stage.label}: the worker process died (exit code {worker.wait()}), out of memory?; "
+        "what is finished stays, the same command goes on from there"
+    )

@@ -12,6 +12,10 @@ class NumberError(ArithmeticError):
     """Numbers that went wrong (NaN or infinity) where the user's input was fine: exit code 4."""
 
 
+class LostError(RuntimeError):
+    """Work that was lost with its process, such as one that ran out of memory: exit code 3, nobody can tell."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the name in `known` that is closest to `name`, or an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

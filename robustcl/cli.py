@@ -1,6 +1,6 @@
 """The only owner of the command line: `robustcl run`, `ls`, `report`; one clean line for every mistake.
 
-Exit codes: 0 good, 2 the user's mistake, 4 numbers went wrong, 130 interrupted.
+Exit codes: 0 good, 2 the user's mistake, 3 work was lost with its process, 4 numbers went wrong, 130 interrupted.
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from robustcl import __version__
-from robustcl.models.errors import NumberError, UserError
+from robustcl.models.errors import LostError, NumberError, UserError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -75,8 +75,8 @@ def main() -> None:
     try:
         if app(standalone_mode=False) == 130:  # typer answers Ctrl-C with this code, older ones with Abort
             raise KeyboardInterrupt
-    except (UserError, NumberError) as error:
-        _end(str(error), 2 if isinstance(error, UserError) else 4)
+    except (UserError, LostError, NumberError) as error:
+        _end(str(error), 2 if isinstance(error, UserError) else 3 if isinstance(error, LostError) else 4)
     except (KeyboardInterrupt, typer.Abort):
         _end("interrupted; what is finished stays, the same command goes on from there", 130)
     except Exception as error:

@@ -98,6 +98,8 @@ class AdvCL(Method):
         """Both attacks of official AdvCL; one joint sign step there equals two ascents, each has a term of its own.
 
         The clean views do not depend on the perturbation: they are forwarded once, with the graph that the loss needs.
+        The running statistics of the encoder are replayed as official AdvCL moves them; those of the projector's batch
+        norm, which shares all routes and is dropped after pretraining, are not.
         """
         training = self.ascent.batch_norm == "train"
         statistics = Replay(net.encoder, "normal")
