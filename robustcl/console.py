@@ -36,7 +36,8 @@ class Display:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        if self.console.is_terminal:  # elsewhere stopping would print an empty line
+            self.progress.stop()
 
     def started(self, stage: Stage) -> None:
         """The stage has begun."""
