@@ -1,6 +1,6 @@
 """The only owner of the finetuning schemes: {head, all} x {clean, adversarial, TRADES}, a `Method` over labels.
 
-SLF, ALF, SFF and AFF with AdvCL's recipe (`algorithms` section 4: 25 epochs, decays at 15 and 20, weight decay 2e-4).
+SLF, ALF, SFF and AFF with AdvCL's recipe (25 epochs, decays at 15 and 20, weight decay 2e-4).
 """
 
 from collections.abc import Mapping

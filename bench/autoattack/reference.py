@@ -53,7 +53,7 @@ class Reference(Attack):
         return self.member
 
     def cost(self, classes: int) -> int:
-        """Passes for an image that stays right (`speed` section A1); targets scale the two targeted members."""
+        """Passes for an image that stays right, counted; targets scale the two targeted members."""
         return {"apgd-ce": 202, "apgd-t": 202 * self.targets, "fab-t": 303 * self.targets, "square": 5001}[self.member]
 
     def run(self, judge: Judge) -> None:

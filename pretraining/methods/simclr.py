@@ -22,7 +22,7 @@ RECIPE = Training(
 
 @value
 class SimCLR(Method):
-    """Defaults: ACL's standard arm (algorithm section 1.1): two `acl` views, three-layer projector, LARS."""
+    """Defaults: ACL's standard arm (S2S): two `acl` views, three-layer projector, LARS."""
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Chen et al., ICML 2020"
