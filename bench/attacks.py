@@ -250,17 +250,22 @@ def judges(names: Sequence[str | Attack | Plain], classes: int, batch: int) -> d
 
     Names: `pgd-<steps>`, `autoattack`, or one of its four members. `batch` is the reference batch of AutoAttack.
     """
+    if isinstance(names, str):
+        raise UserError(f"attacks: '{names}' is one text, expected a list such as ['{names}']")
     found: dict[str, list[Attack]] = {}
     for asked in names:
         if isinstance(asked, str):
-            found[asked] = _named(asked, classes, batch)
+            name, bench = asked, _named(asked, classes, batch)
         elif isinstance(asked, Attack):
-            found[asked.name] = [asked]
+            name, bench = asked.name, [asked]
         elif callable(asked):
             wrapped = Wrapped(function=asked)
-            found[wrapped.name] = [wrapped]
+            name, bench = wrapped.name, [wrapped]
         else:
             raise UserError(f"attacks: {asked!r} is not an attack, expected a name, an Attack or a callable")
+        if name in found:
+            raise UserError(f"attacks: two are named '{name}', expected distinct names; judge the other one apart")
+        found[name] = bench
     if not found or "clean" in found:
         raise UserError(f"attacks: {list(found)}, expected at least one attack and none named 'clean'")
     return found

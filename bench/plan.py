@@ -8,6 +8,7 @@ from robustcl.bench.attacks import Attack, identity, judges
 from robustcl.bench.data import Splits
 from robustcl.bench.spec import RANDOM, Pretrain, Suite, random_encoder
 from robustcl.bench.store import Stage
+from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.plugin import name_of
 from robustcl.models.threat import Threat
@@ -15,6 +16,7 @@ from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.method import Method
 from robustcl.pretraining.method import identity as method_identity
+from robustcl.pretraining.pseudo_labels import check_k
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +34,29 @@ class Plan:
 def plan(points: Sequence[Suite], splits: Splits) -> Plan:
     """The plan of a suite's points on the images of its data set."""
     drafts = [_Draft(suite, splits) for suite in points]
-    cells, seen = [], set()
+    cells: dict[str, tuple[dict[str, Any], str]] = {}  # points of a grid share what it does not touch
     for draft in drafts:
         for cell in draft.cells():
-            if cell["stage"] not in seen:  # points of a grid share what it does not touch
-                seen.add(cell["stage"])
-                cells.append(cell)
+            cells.setdefault(cell["stage"], (cell, draft.suite.point))
+    _tell_apart(list(cells.values()))
     stages: dict[str, Stage] = {}
     cost: dict[str, int] = {}
     for draft in drafts:
         for stage in _parents_first(draft.ends):
             stages.setdefault(stage.key, stage)
         cost |= draft.cost
-    return Plan(cells=cells, stages=list(stages.values()), cost=cost)
+    return Plan(cells=[cell for cell, _ in cells.values()], stages=list(stages.values()), cost=cost)
+
+
+def _tell_apart(cells: Sequence[tuple[dict[str, Any], str]]) -> None:
+    """Where a grid goes over finetuning or judging, the random encoder has a row for each point too."""
+    same: dict[tuple[str, str, str], list[tuple[dict[str, Any], str]]] = {}
+    for cell, point in cells:
+        if cell["encoder"] == RANDOM:
+            same.setdefault((cell["scheme"], cell["norm"], cell["eps"]), []).append((cell, point))
+    for rows in same.values():
+        for cell, point in rows if len(rows) > 1 else []:
+            cell["encoder"] = f"{RANDOM} ({point})"
 
 
 class _Draft:
@@ -55,7 +67,11 @@ class _Draft:
         n = suite.judge.images
         if n is not None and n > len(splits.test):
             raise UserError(f"{suite.name}.judge.images: {n}, expected at most the {len(splits.test)} test images")
-        self.test: Images = splits.test.take(slice(0, n or len(splits.test)))
+        self.test: Images = splits.test.sample(n or len(splits.test))
+        # What would fail in a worker after an hour fails here, before anything is written.
+        Encoder(suite.architecture, self.train.shape, mean=suite.mean, std=suite.std)
+        for labels in suite.labels.values():
+            check_k(labels.fit, len(self.train))
         self.ends: list[Stage] = []
         self.cost: dict[str, int] = {}
         self.made: dict[str, Stage] = {}

@@ -45,7 +45,7 @@ class Sweep:
 
 @value
 class Judging:
-    """Who judges, on how many of the test images (the first ones; None is all), in which batches.
+    """Who judges, on how many of the test images (a fixed random part; None is all), in which batches.
 
     `batch` is part of the identity of the reference AutoAttack, whose draws depend on it.
     """
@@ -182,7 +182,10 @@ def _find(name: str | Path) -> Path:
         return path
     known = suites()
     if str(name) not in known:
-        raise UserError(f"{unknown('run', 'suite', str(name), known)}, or a path that ends in .toml")
+        message = str(unknown("run", "suite", str(name), known)).replace(
+            "expected one of", "expected a path.toml or one of"
+        )
+        raise UserError(message)
     return known[str(name)]
 
 

@@ -156,7 +156,7 @@ def _data(stage: Stage, place: Place, split: str) -> Images:
     """The images of a stage, the very ones that its key names."""
     images: Images = getattr(place.data.load(), split)
     if "images" in stage.part:
-        images = images.take(slice(0, stage.part["images"]))
+        images = images.sample(stage.part["images"])
     if images.fingerprint != stage.part["data"]:
         raise UserError(f"{stage.label}: the {split} images have changed since the plan was made; run again")
     return images.to(place.device)

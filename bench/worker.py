@@ -1,5 +1,6 @@
 """The only owner of the worker process: reads stages as JSON lines, makes them, answers with JSON lines."""
 
+import contextlib
 import json
 import os
 import sys
@@ -36,9 +37,12 @@ def main(where: dict[str, Any]) -> None:
             say(made=True)
         except (UserError, NumberError) as error:
             say(error=type(error).__name__, message=str(error))
+        except BrokenPipeError:
+            raise
         except Exception:  # told to the process that asked, with its traceback
             say(error="Exception", message=traceback.format_exc())
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    with contextlib.suppress(BrokenPipeError):  # the process that asked is gone: nobody is left to tell
+        main(json.loads(sys.argv[1]))

@@ -91,6 +91,9 @@ def likely(number: float) -> Fraction:
 def explain(error: ValidationError, where: str, cls: type[Any]) -> str:
     """The first of pydantic's complaints about a `cls` as one line."""
     first = _first(error)
+    if first["loc"] and isinstance(first["loc"][0], int):  # an argument given by position: pydantic counts, people name
+        named = dict(enumerate(_positional(cls)))
+        first["loc"] = (named.get(first["loc"][0], first["loc"][0]), *first["loc"][1:])
     inner, here = _walk(cls, first["loc"][:-1])
     key = str(first["loc"][-1]) if first["loc"] else ""
     parent = ".".join([where, *inner])
@@ -109,10 +112,15 @@ def explain(error: ValidationError, where: str, cls: type[Any]) -> str:
         return f"{place}: unknown name '{context['tag']}', {expected}{nearest(context['tag'], names)}"
     if first["type"] == "value_error":
         return f"{place}: {message.removeprefix(f'{key}: ')}"
-    expected, hint = message.removeprefix("Input should be "), ""
+    expected, hint = message.removeprefix("Input should be ").replace("a valid tuple", "a list"), ""
     if first["type"] == "literal_error" and isinstance(first["input"], str):
         hint = nearest(first["input"], [part.strip("' ") for part in expected.replace(" or ", ",").split(",")])
     return f"{place}: {first['input']!r} is wrong, expected {expected}{hint}"
+
+
+def _positional(cls: type[Any]) -> list[str]:
+    """The fields of a value that may be given by position, in order."""
+    return [name for name, field in cls.__pydantic_fields__.items() if field.kw_only is False]
 
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from robustcl.models.errors import UserError
+from robustcl.models.seeding import generator
 
 
 class Images:
@@ -18,9 +19,11 @@ class Images:
 
     def __init__(self, pixels: Tensor, labels: Tensor, *, classes: int, index: Tensor | None = None, name: str) -> None:
         _check_pixels(pixels, name)
-        labels = labels.to(torch.int64)
         if labels.shape != (len(pixels),):
             raise UserError(f"{name}: labels of shape {tuple(labels.shape)}, expected ({len(pixels)},)")
+        if labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+            raise UserError(f"{name}: labels of type {labels.dtype}, expected integers from 0 to {classes - 1}")
+        labels = labels.to(torch.int64)
         wrong = (labels < 0) | (labels >= classes)
         if wrong.any():
             raise UserError(f"{name}: label {int(labels[wrong][0])}, expected 0 to {classes - 1} ({classes} classes)")
@@ -55,6 +58,12 @@ class Images:
         """The images in these rows, with their place in the official split."""
         part = (self.pixels[rows], self.labels[rows])
         return Images(*part, classes=self.classes, index=self.index[rows], name=self.name)
+
+    def sample(self, n: int) -> "Images":
+        """`n` images at random, always the same ones, in their old order; sets that are sorted by class stay mixed."""
+        if n >= len(self):
+            return self
+        return self.take(torch.randperm(len(self), generator=generator(0, "sample"))[:n].sort().values)
 
     def to(self, device: torch.device | str) -> "Images":
         """The same images on `device`."""

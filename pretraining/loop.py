@@ -85,11 +85,14 @@ def _epoch(method: Method, net: Net, images: Images, run: Run, optimiser: torch.
         # No .item() per step: the first step that went wrong is remembered on the device and read once per epoch.
         good = torch.isfinite(torch.stack(list(terms.values())).sum())
         first_bad = torch.where(good | (first_bad >= 0), first_bad, torch.full_like(first_bad, number))
+    kept = f"the state after epoch {epoch} is kept" if epoch else "nothing was kept yet"
     if int(first_bad) >= 0:
         raise NumberError(
             f"{run.where}: the loss is not finite in epoch {epoch + 1}, step {int(first_bad) + 1} of {len(parts)}, "
-            f"expected a number (terms: {', '.join(sums)}); stopped, the state after epoch {epoch} is kept"
+            f"expected a number (terms: {', '.join(sums)}); stopped, {kept}"
         )
+    if not all(torch.isfinite(tensor).all() for tensor in net.state_dict().values()):
+        raise NumberError(f"{run.where}: weights are not finite after epoch {epoch + 1}; stopped, {kept}")
     means = {name: float(total) / len(parts) for name, total in sums.items()}
     return {"epoch": epoch + 1, "lr": rate, "loss": sum(means.values()), **means}
 

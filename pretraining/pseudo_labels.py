@@ -45,14 +45,19 @@ def features(encoder: Encoder, images: Images, batch: int = 512) -> Tensor:
 def cluster(encoder: Encoder, images: Images, fit: ClusterFit, seed: int) -> Labels:
     """Cluster labels for each K. Errors: `UserError` for a K outside 2 to n."""
     points = features(encoder, images).cpu().numpy()
-    wrong = [k for k in fit.k if not 2 <= k <= len(points)]
-    if wrong or not fit.k:
-        raise UserError(f"labels.k: {wrong or 'no K'}, expected numbers from 2 to {len(points)} (the training images)")
+    check_k(fit, len(points))
     labels = {}
     for k in fit.k:
         means = KMeans(k, n_init=fit.restarts, random_state=derive(seed, "k-means", k) % 2**32)
         labels[k] = torch.from_numpy(means.fit_predict(points).astype(np.int64))
     return labels
+
+
+def check_k(fit: ClusterFit, n: int) -> None:
+    """Errors: `UserError` where a K is outside 2 to n, the number of images."""
+    wrong = [k for k in fit.k if not 2 <= k <= n]
+    if wrong or not fit.k:
+        raise UserError(f"labels.k: {wrong or 'no K'}, expected numbers from 2 to {n} (the training images)")
 
 
 def balance(labels: Mapping[int, Tensor]) -> dict[str, dict[str, Any]]:

@@ -67,8 +67,15 @@ def evaluate(
     """
     if not isinstance(threat, Threat):
         raise UserError(f"evaluate: threat {threat!r}, expected a Threat such as Threat('8/255')")
+    for name, given in {"images": images, "labels": labels}.items():
+        if not isinstance(given, Tensor):
+            raise UserError(f"evaluate: {name} of type {type(given).__name__}, expected a torch tensor")
+    for name, number, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+        if not isinstance(number, int) or number < least:
+            raise UserError(f"evaluate: {name} {number!r}, expected an integer of at least {least}")
     device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
-    Images(images.detach(), torch.zeros(len(images)), classes=1, name="evaluate")  # checked before the model sees them
+    blank = torch.zeros(len(images), dtype=torch.int64)
+    Images(images.detach(), blank, classes=1, name="evaluate")  # the images are checked before the model sees them
     classes = count_classes(model, images[:1].to(device))
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
     trial = Trial(threat=threat, judges=judges(attacks, classes, batch_size), seed=seed, batch=batch_size)
@@ -98,6 +105,11 @@ def pretrain(
         raise UserError("pretrain: the method reads labels, expected labels=")
     if chosen.supervision == "pseudo" and not pseudo:
         raise UserError("pretrain: the method reads pseudo-labels, expected pseudo={K: labels}, see pseudo_labels")
+    for k, part in (pseudo or {}).items():
+        if part.shape != (len(images),) or int(part.min()) < -1 or int(part.max()) >= k:
+            raise UserError(
+                f"pretrain: pseudo[{k}] of shape {tuple(part.shape)}, expected {len(images)} labels below {k}"
+            )
     known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
     whole = Images(images, known, classes=int(known.max()) + 1, name="pretrain").to(device)
     table = {"name": encoder} if isinstance(encoder, str) else encoder

@@ -3,7 +3,9 @@
 Exit codes: 0 good, 2 the user's mistake, 3 work was lost with its process, 4 numbers went wrong, 130 interrupted.
 """
 
+import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +74,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def main() -> None:
     """Run the command line; mistakes end in one line on the standard error."""
+    # A scheduler's SIGTERM ends a run as Ctrl-C does: workers are stopped, what is finished stays.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if app(standalone_mode=False) == 130:  # typer answers Ctrl-C with this code, older ones with Abort
             raise KeyboardInterrupt

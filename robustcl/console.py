@@ -72,6 +72,8 @@ class Display:
 
     def _left(self) -> str:
         done = sum(self.spent.values()) / self.total
+        if done < 0.005:
+            return "too early for an estimate"
         seconds = (time.monotonic() - self.start) * (1 - done) / max(done, 1e-9)
         return f"{done:.0%} of all passes, at most about {seconds:.0f} s left"
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import robustcl
+from robustcl.bench.attacks import PGD
 from robustcl.models.checkpoint import save_encoder
 from robustcl.models.errors import UserError
 from tests.bench.tiny import images_for, network, one_line, visible, write_suite
@@ -141,3 +143,30 @@ def test_modules_that_are_no_nn_module_are_judged_too() -> None:
         for asked in (model, lambda x: model(x))
     )
     assert one.records.equals(other.records)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"images": [0.5]}, "images of type list"),
+        ({"labels": torch.zeros(4)}, "labels of type torch.float32"),
+        ({"labels": torch.zeros(4, dtype=torch.bool)}, "labels of type torch.bool"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"seed": -3}, "seed -3"),
+        ({"attacks": "pgd-5"}, "is one text"),
+        ({"attacks": ["pgd-5", PGD(steps=5, restarts=3)]}, "two are named 'pgd-5'"),
+    ],
+)
+def test_more_mistakes_are_one_line(change: dict[str, Any], says: str) -> None:
+    given: dict[str, Any] = {"images": torch.rand(4, 1, 8, 8), "labels": torch.zeros(4, dtype=torch.int64)}
+    given |= {"threat": robustcl.Threat("1/10"), "attacks": ["pgd-1"], **change}
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    with pytest.raises(robustcl.UserError, match=says) as error:
+        robustcl.evaluate(model, given.pop("images"), given.pop("labels"), **given)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("labels", [torch.full((16,), 7), torch.zeros(5, dtype=torch.int64)])
+def test_pseudo_labels_that_do_not_fit_are_refused(labels: torch.Tensor) -> None:
+    with pytest.raises(robustcl.UserError, match="expected 16 labels below 2"):
+        robustcl.pretrain("advcl", torch.rand(16, 1, 8, 8), pseudo={2: labels}, encoder="tiny")

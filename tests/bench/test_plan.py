@@ -9,6 +9,7 @@ from robustcl.bench.data import Digits, Npz
 from robustcl.bench.plan import Plan, plan
 from robustcl.bench.schemes import Scheme
 from robustcl.bench.spec import read_suite
+from robustcl.models.errors import UserError
 from robustcl.pretraining.methods.supervised import Supervised
 from tests.bench.tiny import write_suite
 
@@ -114,3 +115,21 @@ def test_every_table_has_the_random_encoder(tmp_path: Path) -> None:
     assert random.part["method"]["training"]["epochs"] == 0
     assert made.cost[random.key] == 0
     assert all(cell["headline"] for cell in made.cells)
+
+
+def test_a_grid_over_finetuning_gives_the_random_encoder_a_row_per_point(tmp_path: Path) -> None:
+    path = write_suite(tmp_path)
+    path.write_text(path.read_text() + '\n[grid]\n"finetune.SLF.training.epochs" = [1, 2]\n')
+    points = read_suite(path)
+    names = [cell["encoder"] for cell in plan(points, points[0].data.load()).cells if cell["scheme"] == "SLF"]
+    assert len(names) == len(set(names))
+    assert {name for name in names if name.startswith("random")} == {"random (epochs=1)", "random (epochs=2)"}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"), [("encoder.mean=[0.5, 0.5]", "1 numbers"), ("labels.c.k=[5000]", "2 to")]
+)
+def test_what_cannot_run_is_refused_before_anything_starts(tmp_path: Path, override: str, says: str) -> None:
+    more = '\n[pretrain.clean]\nmethod = "simclr"\n[labels.c]\nencoder = "clean"\n'
+    with pytest.raises(UserError, match=says):
+        planned(tmp_path, override, more=more)

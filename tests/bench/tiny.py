@@ -38,7 +38,7 @@ training = { epochs = 1, batch = 256 }
 
 [judge]
 judges = ["pgd-3", "apgd-ce"]
-images = 16
+images = 40
 batch = 8
 """
 

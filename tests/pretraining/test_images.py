@@ -76,9 +76,18 @@ def test_the_fingerprint_is_that_of_the_content() -> None:
     moved = images.take(torch.tensor([1, 0, 2, 3, 4, 5]))
     changed: list[dict[str, Any]] = [
         {"pixels": with_pixel(0.5)},
-        {"labels": torch.zeros(6)},
+        {"labels": torch.zeros(6, dtype=torch.int64)},
         {"classes": 4},
         {"index": torch.arange(1, 7)},
     ]
     found = {images.fingerprint, moved.fingerprint, *(Images(**given(**change)).fingerprint for change in changed)}
     assert len(found) == 6
+
+
+def test_a_sample_is_fixed_mixed_and_in_order() -> None:
+    labels = torch.arange(300) // 100  # sorted by class, as image folders are
+    whole = Images(torch.zeros(300, 1, 2, 2), labels, classes=3, name="sorted")
+    part = whole.sample(60)
+    assert part.index.tolist() == sorted(part.index.tolist()) == whole.sample(60).index.tolist()
+    assert min(part.labels.bincount(minlength=3).tolist()) >= 10
+    assert whole.sample(300) is whole
