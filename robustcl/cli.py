@@ -43,7 +43,7 @@ def run(
         return
     with Display(job.plan.cost, job.missing) as display:
         make(job, display, workers)
-    typer.echo(report(job.place.store.root).text)
+    typer.echo(str(report(job.place.store.root)))
 
 
 @app.command()
@@ -51,7 +51,7 @@ def report(runs: Annotated[Path, typer.Argument(help="A run folder, such as runs
     """Write the table and the figures of a run folder again, and print the table."""
     from robustcl.reports.report import report as write
 
-    typer.echo(write(runs).text)
+    typer.echo(str(write(runs)))
 
 
 @app.command()

@@ -144,6 +144,7 @@ def test_run_report_and_another_suite_in_its_folder(call: Call, tmp_path: Path) 
     assert first.code == 0
     assert "[  6/6]" in first.err
     assert "random" in first.out
+    assert first.out.splitlines()[-1].startswith(f"{runs / 'report'}: table.txt")
     again = call("run", suite, "--runs", runs)
     assert (again.code, again.out, again.err) == (0, first.out, "")
     assert "0 to make" in call("run", suite, "--runs", runs, "--dry-run").out
