@@ -23,7 +23,11 @@ RECIPE = Training(
 
 @value
 class Supervised(Method):
-    """Cross-entropy on the true labels: `clean`, on PGD-10 images alone (`adversarial`), or `trades` with `beta`."""
+    """Cross-entropy on the true labels: `clean`, on PGD-10 images alone (`adversarial`), or `trades` with `beta`.
+
+    Published TRADES climbs from 0.001 times a normal: `ascent = { init = "gaussian" }`. The default start is uniform for
+    both, which also keeps the first step from following round-off signs.
+    """
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Madry et al., ICLR 2018; Zhang et al., ICML 2019"
