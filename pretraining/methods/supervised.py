@@ -25,8 +25,8 @@ RECIPE = Training(
 class Supervised(Method):
     """Cross-entropy on the true labels: `clean`, on PGD-10 images alone (`adversarial`), or `trades` with `beta`.
 
-    Published TRADES climbs from 0.001 times a normal: `ascent = { init = "gaussian" }`. The default start is uniform for
-    both, which also keeps the first step from following round-off signs.
+    Published TRADES climbs from 0.001 times a normal: `ascent = { init = "gaussian" }`. The default start is uniform
+    for both, which also keeps the first step from following round-off signs.
     """
 
     version: ClassVar[int] = 1
