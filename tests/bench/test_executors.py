@@ -69,8 +69,8 @@ def test_numbers_that_go_wrong_are_one_line(tmp_path: Path, workers: int) -> Non
 
 def test_a_mistake_found_by_a_worker_is_the_same_line(tmp_path: Path) -> None:
     g = np.random.default_rng(0)
-    arrays = {f"{s}_images": g.integers(0, 256, (20, 8, 8), dtype=np.uint8) for s in ("train", "test")}
-    labels = {f"{s}_labels": np.arange(20) % 4 for s in ("train", "test")}
+    arrays = {f"{s}_images": g.integers(0, 256, (40, 8, 8), dtype=np.uint8) for s in ("train", "test")}
+    labels = {f"{s}_labels": np.arange(40) % 4 for s in ("train", "test")}
     path = tmp_path / "data.npz"
     np.savez(path, **arrays, **labels)  # type: ignore[arg-type]
     said = []
