@@ -83,7 +83,9 @@ def test_a_version_moves_what_it_made(
 
 
 def test_a_path_is_in_no_key(tmp_path: Path) -> None:
-    arrays = {f"{s}_images": np.arange(40 * 64, dtype=np.int64).astype(np.uint8).reshape(40, 8, 8) for s in ("train", "test")}
+    arrays = {
+        f"{s}_images": np.arange(40 * 64, dtype=np.int64).astype(np.uint8).reshape(40, 8, 8) for s in ("train", "test")
+    }
     labels = {f"{s}_labels": np.arange(40) % 4 for s in ("train", "test")}
     found = []
     for name, shift in (("one", 0), ("two", 0), ("three", 1)):
