@@ -13,9 +13,9 @@ from robustcl.models.errors import UserError, unknown
 from robustcl.models.heads import linear
 from robustcl.models.value import merge, plain, read, value
 from robustcl.pretraining.ascent import Ascent
-from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views
+from robustcl.pretraining.method import Batch, Facts, Method, Net, Targets, Training, Views
 from robustcl.pretraining.optim import Optimiser, Steps
-from robustcl.pretraining.supervision import Objective, attack, terms, units
+from robustcl.pretraining.supervision import Objective, attack, climbing, terms, units
 from robustcl.pretraining.views import RecipeField, apply, recipe
 
 
@@ -37,7 +37,7 @@ class Scheme(Method):
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Fan et al., NeurIPS 2021; RobustSSL benchmark"
-    routes: ClassVar[tuple[str, ...]] = ()
+    cite: ClassVar[str] = "fan2021advcl"
 
     training: Training = Field(default_factory=lambda: _training(512, 0.01))
     trains: Literal["head", "all"] = "head"
@@ -47,24 +47,13 @@ class Scheme(Method):
     beta: float = Field(default=6.0, ge=0)
 
     @property
-    def deploy(self) -> str:
-        raise UserError("scheme: a classifier has one route, expected no choice of it")
-
-    @property
-    def adversarial(self) -> bool:
-        return self.objective != "clean"
-
-    @property
-    def supervision(self) -> Literal["none", "labels", "pseudo"]:
-        return "labels"
-
-    @property
-    def freezes(self) -> bool:
-        return self.trains == "head"
-
-    @property
-    def units(self) -> float:
-        return units(self.objective, self.ascent, encoder=not self.freezes)
+    def facts(self) -> Facts:
+        return Facts(
+            units=units(self.objective, self.ascent, encoder=self.trains == "all"),
+            supervision="labels",
+            freezes=self.trains == "head",
+            **climbing(self.objective),
+        )
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
         return {"classes": linear(width, targets.classes, zero=True)}
@@ -81,9 +70,6 @@ class Scheme(Method):
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
         clean, adversarial = views["clean"], views.get("adversarial")
         return terms(self.objective, lambda x: net(x, "classes"), clean, adversarial, batch.labels, self.beta)
-
-    def after_step(self, net: Net, batch: Batch) -> None:
-        pass
 
 
 def schemes() -> dict[str, Scheme]:

@@ -15,7 +15,7 @@ from robustcl.models.seeding import generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
 from robustcl.pretraining.images import Images
-from robustcl.pretraining.method import Batch, Method, Net, identity
+from robustcl.pretraining.method import Batch, Method, Net, Prepared, identity
 
 Epoch = dict[str, float]
 """One epoch's row of the training curve: epoch (from 1), lr, loss and each named term, means over the steps."""
@@ -44,6 +44,7 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
         raise UserError(f"{run.where}: the method is adversarial, expected a threat such as Threat('8/255')")
     net.train()
     net.requires_grad_(True)
+    net.beside.requires_grad_(False)
     if method.freezes:
         net.encoder.eval()
         net.encoder.requires_grad_(False)
@@ -105,8 +106,9 @@ def _step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimiz
     optimiser.zero_grad(set_to_none=True)
     total: Tensor = torch.stack(list(terms.values())).sum()
     total.backward()
+    if isinstance(method, Prepared):
+        method.before_step(net, batch)
     optimiser.step()
-    method.after_step(net, batch)
     return {name: term.detach() for name, term in terms.items()}
 
 

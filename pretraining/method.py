@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from robustcl.models.encoder import Encoder
-from robustcl.models.errors import UserError
-from robustcl.models.plugin import find, name_of
+from robustcl.models.errors import UserError, unknown
+from robustcl.models.plugin import find, name_of, names
 from robustcl.models.seeding import BatchDraws, derive, generator
 from robustcl.models.threat import Threat
-from robustcl.models.value import plain, read, value
+from robustcl.models.value import merge, plain, read, value
 from robustcl.pretraining.optim import Cosine, Optimiser, Schedule
 
 PACKAGE = "robustcl.pretraining.methods"
@@ -69,55 +69,69 @@ class Targets:
 
 
 class Net(nn.Module):
-    """An encoder with the heads that its method trains beside it."""
+    """An encoder with the heads that its method trains, and `beside` them what it does not train.
+
+    Beside lie, for example, a frozen teacher, a momentum copy (a `Net` of its own) or a running mean: no gradient
+    reaches them, and they are part of the state that a run goes on from.
+    """
 
     def __init__(self, encoder: Encoder, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.encoder, self.heads = encoder, nn.ModuleDict(heads)
+        self.encoder, self.heads, self.beside = encoder, nn.ModuleDict(heads), nn.ModuleDict()
 
     def forward(self, images: Tensor, head: str, route: str | None = None) -> Tensor:
         """What `head` answers on the features of `images` by way of `route`: (n, size of the head)."""
         out: Tensor = self.heads[head](self.encoder(images, route))
         return out
 
+    def deployed(self, network: str) -> Encoder:
+        """The encoder that a method deploys: the trained one, or that of a network beside it."""
+        found = self if network == "trained" else self.beside[network]
+        assert isinstance(found, Net)
+        return found.encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What holds of one method with the fields it has.
+
+    `units` are forward-equivalents per image and epoch (a forward or an input gradient is 1, a full backward 2).
+    `deploy` and `network` are the route and the network that is finetuned and judged. `perturbs` and `maximises` say
+    in words what the inner maximisation does; a method without them is not adversarial and needs no threat.
+    `supervision` is which labels it reads: none, the true ones, or those of a clustering. With `freezes` the encoder
+    stays as it is, statistics included, and the heads alone are trained. `needs` are the encoders that it is given.
+    """
+
+    units: float
+    deploy: str = "normal"
+    network: str = "trained"
+    perturbs: str = ""
+    maximises: str = ""
+    supervision: Literal["none", "labels", "pseudo"] = "none"
+    freezes: bool = False
+    needs: tuple[str, ...] = ()
+
 
 @value
 class Method(ABC):
     """A pretraining method: its hyper-parameters are fields; one file per method in `pretraining/methods`.
 
-    `version` is raised when a change moves numbers: it is part of every key.
+    `version` is raised when a change moves numbers: it is part of every key. `cite` is its key in the BibTeX file of
+    the reports. `arms` are named settings, fields by name, that a paper tells apart.
     """
 
     version: ClassVar[int]
     source: ClassVar[str]  # paper, venue and year
-    routes: ClassVar[tuple[str, ...]]
+    cite: ClassVar[str]
+    routes: ClassVar[tuple[str, ...]] = ("normal",)
+    arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     training: Training = Training()
 
     @property
     @abstractmethod
-    def deploy(self) -> str:
-        """The route that is finetuned and judged."""
-
-    @property
-    @abstractmethod
-    def adversarial(self) -> bool:
-        """Whether it climbs within a threat."""
-
-    @property
-    @abstractmethod
-    def supervision(self) -> Literal["none", "labels", "pseudo"]:
-        """Which labels it reads: no, the true ones, or those of a clustering."""
-
-    @property
-    @abstractmethod
-    def freezes(self) -> bool:
-        """Whether the encoder stays as it is, statistics included, and the heads alone are trained."""
-
-    @property
-    @abstractmethod
-    def units(self) -> float:
-        """Forward-equivalents per image and epoch: a forward or an input gradient is 1, a full backward 2."""
+    def facts(self) -> Facts:
+        """What holds of it: deployed route, labels, cost."""
 
     @abstractmethod
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
@@ -135,17 +149,69 @@ class Method(ABC):
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
         """Named terms; the loop minimises their sum."""
 
+    @property
+    def deploy(self) -> str:
+        """The route that is finetuned and judged."""
+        return self.facts.deploy
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether it climbs within a threat."""
+        return bool(self.facts.perturbs)
+
+    @property
+    def supervision(self) -> Literal["none", "labels", "pseudo"]:
+        """Which labels it reads: none, the true ones, or those of a clustering."""
+        return self.facts.supervision
+
+    @property
+    def freezes(self) -> bool:
+        """Whether the heads alone are trained."""
+        return self.facts.freezes
+
+    @property
+    def units(self) -> float:
+        """Forward-equivalents per image and epoch."""
+        return self.facts.units
+
+
+class Prepared(ABC):
+    """What a method is as well that needs more than an encoder and heads."""
+
     @abstractmethod
-    def after_step(self, net: Net, batch: Batch) -> None:
-        """What follows the optimiser's step, such as a momentum copy."""
+    def prepare(self, net: Net, given: Mapping[str, Encoder]) -> dict[str, nn.Module]:
+        """What lies beside the trained network. `given` are the encoders of `facts.needs`, on one route each."""
+
+    @abstractmethod
+    def before_step(self, net: Net, batch: Batch) -> None:
+        """What happens between the gradient and the optimiser's step, such as moving a momentum copy."""
 
 
 def read_method(table: Mapping[str, Any], where: str) -> Method:
-    """The method that a table `{method = "advcl", ...}` describes; what it leaves out stays as published."""
+    """The method that a table `{method = "advcl", ...}` describes; what it leaves out stays as published.
+
+    `arm` is one of the method's named settings; other keys of the table go before it.
+    """
     if "method" not in table:
         raise UserError(f"{where}: missing key 'method', expected the name of a pretraining method")
-    fields = {key: entry for key, entry in table.items() if key != "method"}
-    return read(find(PACKAGE, "method", table["method"], Method, where), fields, where)
+    found = find(PACKAGE, "method", table["method"], Method, where)
+    fields = {key: entry for key, entry in table.items() if key not in ("method", "arm")}
+    arm = table.get("arm")
+    if arm is not None and arm not in found.arms:
+        raise unknown(where, "arm", str(arm), found.arms)
+    return read(found, merge(found.arms[arm], fields) if arm else fields, where)
+
+
+def every() -> list[str]:
+    """Every method, and every arm of one as `<method>/<arm>`."""
+    known = {name: find(PACKAGE, "method", name, Method, "methods") for name in names(PACKAGE)}
+    return [case for name, found in known.items() for case in (name, *(f"{name}/{arm}" for arm in found.arms))]
+
+
+def named(case: str, table: Mapping[str, Any] | None = None) -> Method:
+    """A method or an arm by its name in `every`, with the fields of `table`."""
+    name, _, arm = case.partition("/")
+    return read_method({"method": name, **({"arm": arm} if arm else {}), **(table or {})}, case)
 
 
 def identity(method: Method) -> dict[str, Any]:
@@ -153,8 +219,19 @@ def identity(method: Method) -> dict[str, Any]:
     return {"name": name_of(method), "version": method.version, **plain(method)}
 
 
-def build_net(method: Method, encoder: Encoder, targets: Targets, seed: int) -> Net:
-    """The encoder with freshly initialised heads, seeded before they are made."""
+def build_net(
+    method: Method, encoder: Encoder, targets: Targets, seed: int, given: Mapping[str, Encoder] | None = None
+) -> Net:
+    """The encoder with freshly initialised heads, seeded before they are made, and what lies beside them.
+
+    Errors: `UserError` where an encoder that the method needs is not `given`.
+    """
+    missing = sorted(set(method.facts.needs) - set(given or {}))
+    if missing:
+        raise UserError(f"{name_of(method)}: needs an encoder as its {missing[0]}, expected one")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "heads"))
-        return Net(encoder, method.heads(encoder.width, targets))
+        net = Net(encoder, method.heads(encoder.width, targets))
+    if isinstance(method, Prepared):
+        net.beside.update(method.prepare(net, given or {}))
+    return net

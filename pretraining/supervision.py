@@ -50,3 +50,9 @@ def units(objective: Objective, ascent: Ascent, *, encoder: bool) -> float:
     passes = {"clean": 1, "adversarial": 1, "trades": 2}[objective]
     climb = 0 if objective == "clean" else 2 * ascent.steps + (objective == "trades")
     return climb + passes * (3 if encoder else 1)
+
+
+def climbing(objective: Objective) -> dict[str, str]:
+    """What an objective perturbs and maximises, in words."""
+    goal = {"clean": "", "adversarial": "CE(x + d, y)", "trades": "KL(x || x + d)"}[objective]
+    return {"perturbs": "x", "maximises": goal} if goal else {}

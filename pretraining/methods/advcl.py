@@ -1,9 +1,10 @@
 """AdvCL (Fan et al., NeurIPS 2021): four views, three routes, two perturbations, pseudo-supervision over several K."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -11,9 +12,9 @@ from robustcl.models.heads import linear, projector
 from robustcl.models.routing import Replay, batch_norm_mode
 from robustcl.models.value import value
 from robustcl.pretraining.ascent import Ascent
-from robustcl.pretraining.frequency import high_frequency
+from robustcl.pretraining.frequency import high_frequency, low_frequency
 from robustcl.pretraining.losses import sup_con
-from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views
+from robustcl.pretraining.method import Batch, Facts, Method, Net, Targets, Training, Views
 from robustcl.pretraining.optim import Cosine, Optimiser
 from robustcl.pretraining.views import RecipeField, apply, recipe
 
@@ -25,58 +26,86 @@ RECIPE = Training(
     schedule=Cosine(floor=5e-4, warmup=10, warmup_from=0.01, per="epoch", shift=1),
 )
 BASE_TEMPERATURE = 0.07
+TEMPTED = {"x+d": "origin", "t1+d": "x1", "t2+d": "x2"}  # a perturbed view and the view that its ball is around
+CLEAN = {"t1": "x1", "t2": "x2", "low": "low", "high": "high"}
+View = Literal["x+d", "t1+d", "t2+d", "t1", "t2", "low", "high"]
+
+
+def _table4(*views: View) -> dict[str, tuple[View, ...]]:
+    return {"contrasted": views}
 
 
 @value
 class AdvCL(Method):
     """Min over weights of contrast(tau1(x), tau2(x), x + d, x_high) + weight * cross-entropy(x + d_ce, clusters).
 
-    `weighting` is `official` (the released code: contrast scaled by T / 0.07) or `paper` (its equation 5: the sum over
-    all m (m - 1) ordered positive pairs); `weight` is lambda, 0.2 in the code and not stated in the paper. `radius` of
-    the high-frequency view is in pixels; None is a quarter of the side, which is the paper's 8 at 32 pixels.
+    `contrasted` are the views of the contrast: `x+d` is the perturbed weak view, `t1+d` and `t2+d` are perturbed
+    augmented ones (climbed together), the others are clean. `weighting` is `official` (the released code: contrast
+    scaled by T / 0.07), `paper` (its equation 5: the sum over all m (m - 1) ordered positive pairs) or `mean`; `weight`
+    is lambda, 0.2 in the code and not stated in the paper; 0 leaves the pseudo-supervision out. `radius` of the low-
+    and high-frequency views is in pixels; None is a quarter of the side, which is the paper's 8 at 32 pixels.
     """
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Fan et al., NeurIPS 2021"
+    cite: ClassVar[str] = "fan2021advcl"
     routes: ClassVar[tuple[str, ...]] = ("normal", "pgd", "pgd_ce")
+    # The rows of tables 4 and 5 of the paper, and the cell that it left out. Table 4's rows keep pseudo-supervision:
+    # its last row is the full method.
+    arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "no-high": _table4("x+d", "t1", "t2"),
+        "no-pseudo": {"weight": 0},
+        "neither": {**_table4("x+d", "t1", "t2"), "weight": 0},
+        "low": _table4("x+d", "t1", "t2", "low"),
+        "low-high": _table4("x+d", "t1", "t2", "low", "high"),
+        "tau-one": _table4("t1+d", "t2"),
+        "tau-both": _table4("t1+d", "t2+d"),
+        "tau-both-clean": _table4("t1+d", "t2+d", "t1", "t2"),
+        "eval-attack": {"ascent": {"batch_norm": "eval"}},
+    }
 
     training: Training = RECIPE
     strong: RecipeField = recipe("advcl")
     weak: RecipeField = recipe("weak")
     ascent: Ascent = Ascent(steps=5, step="eps/4", batch_norm="train")
+    contrasted: tuple[View, ...] = ("x+d", "t1", "t2", "high")
     temperature: float = Field(default=0.5, gt=0)
-    weighting: Literal["official", "paper"] = "official"
+    weighting: Literal["official", "paper", "mean"] = "official"
     weight: float = Field(default=0.2, ge=0)
-    high: bool = True
     radius: float | None = Field(default=None, ge=0)
     route: Literal["normal", "pgd", "pgd_ce"] = "pgd"
 
-    @property
-    def deploy(self) -> str:
-        return self.route
+    @model_validator(mode="after")
+    def _possible(self) -> "AdvCL":
+        if len(set(self.contrasted)) != len(self.contrasted) or len(self.contrasted) < 2:
+            raise ValueError(f"contrasted {list(self.contrasted)}, expected at least two views, each once")
+        if not self.attacked:
+            raise ValueError(f"contrasted has no perturbed view, expected one of {', '.join(TEMPTED)}")
+        return self
 
     @property
-    def adversarial(self) -> bool:
-        return True
-
-    @property
-    def supervision(self) -> Literal["none", "labels", "pseudo"]:
-        return "pseudo" if self.weight else "none"
-
-    @property
-    def freezes(self) -> bool:
-        return False
+    def attacked(self) -> tuple[str, ...]:
+        """The perturbed views of the contrast."""
+        return tuple(view for view in self.contrasted if view in TEMPTED)
 
     @property
     def clean(self) -> tuple[str, ...]:
-        """The views that are not attacked."""
-        return ("x1", "x2", "high") if self.high else ("x1", "x2")
+        """The clean views of the contrast, by their names among the `views`."""
+        return tuple(CLEAN[view] for view in self.contrasted if view in CLEAN)
 
     @property
-    def units(self) -> float:
-        clean, attacks = len(self.clean), 2 if self.weight else 1
+    def facts(self) -> Facts:
+        clean, attacks, steps = len(self.clean), len(self.attacked), self.ascent.steps
+        # A tau-level pair climbs together: both are forwarded, and both receive a gradient.
+        climb = 2 * steps * (attacks + bool(self.weight))
         again = clean if self.ascent.batch_norm == "eval" else 0
-        return clean + again + attacks * (2 * self.ascent.steps + 1) + 2 * (clean + attacks)
+        return Facts(
+            units=climb + again + 3 * (clean + attacks + bool(self.weight)),
+            deploy=self.route,
+            perturbs=" and ".join(view.removesuffix("+d") for view in self.attacked) + (", x" if self.weight else ""),
+            maximises=f"SupCon over {len(self.contrasted)} views" + ("; CE(clusters)" if self.weight else ""),
+            supervision="pseudo" if self.weight else "none",
+        )
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
         # Official heads that no loss reads (a predictor and a class head) are left out.
@@ -89,9 +118,12 @@ class AdvCL(Method):
         g = batch.generator("views")
         views = {"x1": apply(self.strong, batch.images, g), "x2": apply(self.strong, batch.images, g)}
         views["origin"] = apply(self.weak, batch.images, g)
-        if self.high:  # of the weakly augmented, unattacked image, and not clamped, as in the released code
-            side = batch.images.shape[-1]
-            views["high"] = high_frequency(views["origin"], side / 4 if self.radius is None else self.radius)
+        # Of the weakly augmented, unattacked image, and not clamped, as in the released code.
+        radius = batch.images.shape[-1] / 4 if self.radius is None else self.radius
+        if "high" in self.contrasted:
+            views["high"] = high_frequency(views["origin"], radius)
+        if "low" in self.contrasted:
+            views["low"] = low_frequency(views["origin"], radius)
         return views
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
@@ -115,22 +147,29 @@ class AdvCL(Method):
                 fixed = [net(views[name], "projector", "normal") for name in self.clean]
 
         def contrast(x: Tensor) -> Tensor:
-            return sup_con([net(x, "projector", "pgd"), *fixed], self.temperature)
+            return sup_con([*self.project(net, x), *fixed], self.temperature)
 
-        found["x_cl"] = self.ascent(contrast, views["origin"], batch.ball, net, batch.draws("contrast"))
+        origins = torch.cat([views[TEMPTED[view]] for view in self.attacked])
+        found["x_cl"] = self.ascent(contrast, origins, batch.ball, net, batch.draws("contrast"))
         if self.weight:
             found["x_ce"] = self.ascent(
                 lambda x: self.clusters(net, x, batch, "sum"), views["origin"], batch.ball, net, batch.draws("clusters")
             )
         return views | found
 
+    def project(self, net: Net, x: Tensor) -> list[Tensor]:
+        """The projections of the perturbed views, which lie one below the other in `x`; each has its own statistics."""
+        return [net(part, "projector", "pgd") for part in x.chunk(len(self.attacked))]
+
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
-        z = [net(views["x_cl"], "projector", "pgd"), *(views[f"z_{name}"] for name in self.clean)]
-        scale = self.temperature / BASE_TEMPERATURE if self.weighting == "official" else len(z) * (len(z) - 1)
-        terms = {"contrast": sup_con(z, self.temperature, scale)}
-        if self.weight:
-            terms["pseudo"] = self.weight * self.clusters(net, views["x_ce"], batch)
-        return terms
+        z = [*self.project(net, views["x_cl"]), *(views[f"z_{name}"] for name in self.clean)]
+        scale = {"official": self.temperature / BASE_TEMPERATURE, "paper": len(z) * (len(z) - 1), "mean": 1}
+        terms = {"contrast": sup_con(z, self.temperature, scale[self.weighting])}
+        return terms | self.pseudo(net, views, batch)
+
+    def pseudo(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
+        """The weighted term of the pseudo-supervision, unless it is left out."""
+        return {"pseudo": self.weight * self.clusters(net, views["x_ce"], batch)} if self.weight else {}
 
     def clusters(self, net: Net, x: Tensor, batch: Batch, over: Literal["mean", "sum"] = "mean") -> Tensor:
         """The mean over K of the cross-entropy on the cluster labels, `over` the images; label -1 is ignored.
@@ -143,6 +182,3 @@ class AdvCL(Method):
             for k, labels in sorted(batch.pseudo.items())
         ]
         return torch.stack(each).mean()
-
-    def after_step(self, net: Net, batch: Batch) -> None:
-        pass

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from robustcl.models.heads import projector
 from robustcl.models.value import value
 from robustcl.pretraining.losses import nt_xent
-from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views
+from robustcl.pretraining.method import Batch, Facts, Method, Net, Targets, Training, Views
 from robustcl.pretraining.optim import Cosine, Optimiser
 from robustcl.pretraining.views import RecipeField, apply, recipe
 
@@ -26,7 +26,7 @@ class SimCLR(Method):
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Chen et al., ICML 2020"
-    routes: ClassVar[tuple[str, ...]] = ("normal",)
+    cite: ClassVar[str] = "chen2020simclr"
 
     training: Training = RECIPE
     strong: RecipeField = recipe("acl")
@@ -37,24 +37,8 @@ class SimCLR(Method):
     norm: Literal["hidden", "all", "none"] = "all"
 
     @property
-    def deploy(self) -> str:
-        return "normal"
-
-    @property
-    def adversarial(self) -> bool:
-        return False
-
-    @property
-    def supervision(self) -> Literal["none", "labels", "pseudo"]:
-        return "none"
-
-    @property
-    def freezes(self) -> bool:
-        return False
-
-    @property
-    def units(self) -> float:
-        return 6
+    def facts(self) -> Facts:
+        return Facts(units=6)
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
         return {"projector": projector(width, self.hidden, self.output, self.layers, self.norm)}
@@ -69,6 +53,3 @@ class SimCLR(Method):
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
         z = [net(views[name], "projector", "normal") for name in ("x1", "x2")]
         return {"contrast": nt_xent(z, self.temperature)}
-
-    def after_step(self, net: Net, batch: Batch) -> None:
-        pass

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from robustcl.models.heads import linear
 from robustcl.models.value import value
 from robustcl.pretraining.ascent import Ascent
-from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views
+from robustcl.pretraining.method import Batch, Facts, Method, Net, Targets, Training, Views
 from robustcl.pretraining.optim import Optimiser, Steps
-from robustcl.pretraining.supervision import Objective, attack, terms, units
+from robustcl.pretraining.supervision import Objective, attack, climbing, terms, units
 from robustcl.pretraining.views import RecipeField, apply, recipe
 
 RECIPE = Training(
@@ -31,7 +31,7 @@ class Supervised(Method):
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Madry et al., ICLR 2018; Zhang et al., ICML 2019"
-    routes: ClassVar[tuple[str, ...]] = ("normal",)
+    cite: ClassVar[str] = "madry2018pgd"
 
     training: Training = RECIPE
     objective: Objective = "adversarial"
@@ -40,24 +40,12 @@ class Supervised(Method):
     beta: float = Field(default=6.0, ge=0)
 
     @property
-    def deploy(self) -> str:
-        return "normal"
-
-    @property
-    def adversarial(self) -> bool:
-        return self.objective != "clean"
-
-    @property
-    def supervision(self) -> Literal["none", "labels", "pseudo"]:
-        return "labels"
-
-    @property
-    def freezes(self) -> bool:
-        return False
-
-    @property
-    def units(self) -> float:
-        return units(self.objective, self.ascent, encoder=True)
+    def facts(self) -> Facts:
+        return Facts(
+            units=units(self.objective, self.ascent, encoder=True),
+            supervision="labels",
+            **climbing(self.objective),
+        )
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
         return {"classes": linear(width, targets.classes)}
@@ -80,6 +68,3 @@ class Supervised(Method):
             batch.labels,
             self.beta,
         )
-
-    def after_step(self, net: Net, batch: Batch) -> None:
-        pass

@@ -12,13 +12,12 @@ import torch
 from robustcl.bench.schemes import read_scheme, schemes
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
-from robustcl.models.plugin import names
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Epoch, Run, fit
-from robustcl.pretraining.method import PACKAGE, Method, Targets, build_net, read_method
+from robustcl.pretraining.method import Method, Targets, build_net, every, named
 
-CASES = [*names(PACKAGE), *schemes()]
+CASES = [*every(), *schemes()]
 TRAINING = {"epochs": 6, "batch": 12}  # two steps per epoch
 N = 24
 PSEUDO = {2: torch.arange(N) % 2, 5: torch.arange(N) % 5}
@@ -28,7 +27,7 @@ FLAG = "--regenerate-golden"
 def method_of(name: str) -> Method:
     if name in schemes():
         return read_scheme({"scheme": name, "training": TRAINING}, "golden")
-    return read_method({"method": name, "training": TRAINING}, "golden")
+    return named(name, {"training": TRAINING})
 
 
 def curve(method: Method) -> list[Epoch]:
@@ -37,8 +36,9 @@ def curve(method: Method) -> list[Epoch]:
     coarse = torch.rand(N, 1, 4, 4, generator=g)
     pixels = torch.nn.functional.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=False)
     images = Images(pixels, torch.arange(N) % 3, classes=3, name="golden")
-    encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes or ("normal",), seed=0)
-    net = build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), seed=0)
+    encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes, seed=0)
+    given = {role: Encoder(Tiny(width=4), (1, 8, 8), seed=2) for role in method.facts.needs}
+    net = build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), 0, given)
     return fit(method, net, images, Run(seed=0, threat=Threat("8/255"), pseudo=PSEUDO))
 
 
@@ -68,12 +68,12 @@ def compare(path: Path, version: int, found: list[Epoch], regenerate: bool) -> N
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_are_those_of_this_version(name: str, request: pytest.FixtureRequest) -> None:
     method = method_of(name)
-    path = Path(__file__).with_name(f"{name}.csv")
+    path = Path(__file__).with_name(f"{name.replace('/', '-')}.csv")
     compare(path, method.version, curve(method), request.config.getoption(FLAG))
 
 
 def test_there_is_no_file_without_a_method() -> None:
-    assert {path.stem for path in Path(__file__).parent.glob("*.csv")} == set(CASES)
+    assert {path.stem for path in Path(__file__).parent.glob("*.csv")} == {case.replace('/', '-') for case in CASES}
 
 
 ROWS: list[Epoch] = [{"epoch": 1, "lr": 0.1, "loss": 2.0}, {"epoch": 2, "lr": 0.1, "loss": 1.0}]

@@ -13,20 +13,20 @@ from robustcl.bench.schemes import read_scheme, schemes
 from robustcl.models import checkpoint
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
-from robustcl.models.plugin import find, name_of, names
+from robustcl.models.plugin import name_of
 from robustcl.models.threat import Threat
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
-from robustcl.pretraining.method import PACKAGE, Batch, Method, Net, Targets, build_net, read_method
+from robustcl.pretraining.method import Batch, Method, Net, Targets, build_net, every, named
 
-CASES = [*names(PACKAGE), *schemes()]
+CASES = [*every(), *schemes()]
 N = 12
 PSEUDO = {2: torch.arange(N) % 2, 3: torch.arange(N) % 3}
 
 
 def default(name: str) -> Method:
-    return schemes()[name] if name in schemes() else find(PACKAGE, "method", name, Method, "test")()
+    return again(name, {})
 
 
 def small(name: str) -> Method:
@@ -36,9 +36,7 @@ def small(name: str) -> Method:
 
 
 def again(name: str, table: dict[str, Any]) -> Method:
-    if name in schemes():
-        return read_scheme({"scheme": name, **table}, "test")
-    return read_method({"method": name, **table}, "test")
+    return read_scheme({"scheme": name, **table}, "test") if name in schemes() else named(name, table)
 
 
 def images() -> Images:
@@ -47,8 +45,9 @@ def images() -> Images:
 
 
 def build(method: Method) -> Net:
-    encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes or ("normal",), seed=1)
-    return build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), seed=1)
+    encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes, seed=1)
+    given = {role: Encoder(Tiny(width=4), (1, 8, 8), seed=2) for role in method.facts.needs}
+    return build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), 1, given)
 
 
 def settings(keep: Path | None = None) -> Run:
@@ -86,11 +85,12 @@ def test_it_round_trips_through_its_table(name: str) -> None:
     assert again(name, {}) == method
 
 
-@pytest.mark.parametrize("name", names(PACKAGE))
-def test_its_deployed_route_is_one_of_its_routes(name: str) -> None:
+@pytest.mark.parametrize("name", every())
+def test_what_it_deploys_is_there(name: str) -> None:
     method = default(name)
     assert method.deploy in method.routes
-    assert name_of(method) == name
+    assert build(method).deployed(method.facts.network).routes == method.routes
+    assert name_of(method) == name.partition("/")[0]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -98,7 +98,17 @@ def test_it_says_what_it_is(name: str) -> None:
     method = default(name)
     assert method.version >= 1
     assert method.source
+    assert method.cite
     assert type(method).__doc__
+    assert bool(method.facts.perturbs) == bool(method.facts.maximises)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_lies_beside_gets_no_gradient(name: str) -> None:
+    method = small(name)
+    net = build(method)
+    fit(method, net, images(), settings())
+    assert all(p.grad is None for p in net.beside.parameters())
 
 
 class Meter:
@@ -123,7 +133,10 @@ def test_its_units_are_what_a_step_spends(name: str) -> None:
     net = build(method).train()
     if method.freezes:
         net.encoder.eval().requires_grad_(False)
-    net.encoder.body.register_forward_hook(meter)
+    net.beside.requires_grad_(False)
+    for part in net.modules():
+        if isinstance(part, Encoder):
+            part.body.register_forward_hook(meter)
     step = Batch(
         images=data.pixels,
         labels=data.labels,
@@ -136,5 +149,4 @@ def test_its_units_are_what_a_step_spends(name: str) -> None:
     )
     terms = method.loss(net, method.adversary(net, method.views(step), step), step)
     torch.stack(list(terms.values())).sum().backward()
-    method.after_step(net, step)
     assert meter.spent / N == method.units
