@@ -56,10 +56,12 @@ class Digits(DataSet):
 class Npz(DataSet):
     """A `.npz` with `train_images`, `train_labels`, `test_images`, `test_labels` and optionally `<split>_index`.
 
-    Images are uint8 or float32 in [0, 1], of shape (n, height, width) or (n, height, width, channels).
+    Images are uint8 or float32 in [0, 1], of shape (n, height, width) or (n, height, width, channels). With `train`
+    the training split is a fixed random part of so many images.
     """
 
     path: Path
+    train: int | None = Field(default=None, ge=2)
 
     def load(self) -> Splits:
         arrays = _read_npz(self.path)
@@ -73,6 +75,10 @@ class Npz(DataSet):
             raise UserError(f"{self.path}: labels of {shape}, expected integers from 0, of shape (n,)")
         classes = int(max(part.max() for part in labels)) + 1
         train, test = (self._split(arrays, split, classes) for split in ("train", "test"))
+        if self.train is not None:
+            if self.train > len(train):
+                raise UserError(f"{self.path}: train = {self.train}, expected at most its {len(train)} training images")
+            train = train.sample(self.train)
         if train.shape != test.shape:
             raise UserError(f"{self.path}: test images of shape {test.shape}, expected {train.shape} as in training")
         return Splits(train, test)

@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from robustcl.bench.spec import described
 from robustcl.bench.stages import Place, execute
 from robustcl.bench.store import Stage
 from robustcl.models.errors import LostError, NumberError, UserError
-from robustcl.models.value import plain
 
 
 class Watch(Protocol):
@@ -103,8 +103,14 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
     root = Path(__file__).resolve().parent.parent
     if (root / "robustcl").is_dir():  # a checkout, which need not be installed
         env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    where = {"root": str(place.store.root.resolve()), "device": place.device, "offline": place.offline}
-    where["data"] = {"name": type(place.data).__name__.lower(), **plain(place.data)}
+    where = {
+        "root": str(place.store.root.resolve()),
+        "device": place.device,
+        "offline": place.offline,
+        "data": described(place.data),
+        "target": described(place.target) if place.target else None,
+        "files": {key: str(path) for key, path in place.files.items()},
+    }
     started = [
         subprocess.Popen(
             [sys.executable, "-P", "-m", "robustcl.bench.worker", json.dumps(where)],

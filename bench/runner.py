@@ -49,15 +49,14 @@ def prepare(
     if offline:
         go_offline()
     points = read_suite(suite, overrides)
-    place = Place(
-        store=Store(Path(runs) if runs else Path("runs") / points[0].name),
-        data=points[0].data,
-        device=_device(device),
-        offline=offline,
-    )
-    if any(point.data != points[0].data for point in points):
+    data, target = points[0].data, points[0].target
+    where = Store(Path(runs) if runs else Path("runs") / points[0].name)
+    if any((point.data, point.target) != (data, target) for point in points):
         raise UserError(f"{points[0].name}.grid: data is not an axis, expected one data set in a suite")
-    return Job(points=points, plan=plan(points, points[0].data.load()), place=place)
+    device = _device(device)
+    made = plan(points, data.load(), target.load() if target else None)
+    place = Place(store=where, data=data, target=target, files=made.files, device=device, offline=offline)
+    return Job(points=points, plan=made, place=place)
 
 
 def make(job: Job, watch: Watch, workers: int | None = None) -> None:

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from robustcl.models.errors import UserError, unknown
+from robustcl.models.errors import unknown
 from robustcl.models.heads import linear
 from robustcl.models.value import merge, plain, read, value
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.method import Batch, Facts, Method, Net, Targets, Training, Views
 from robustcl.pretraining.optim import Optimiser, Steps
-from robustcl.pretraining.supervision import Objective, attack, climbing, terms, units
+from robustcl.pretraining.supervision import Objective, attack, facts, terms
 from robustcl.pretraining.views import RecipeField, apply, recipe
 
 
@@ -48,12 +48,7 @@ class Scheme(Method):
 
     @property
     def facts(self) -> Facts:
-        return Facts(
-            units=units(self.objective, self.ascent, encoder=self.trains == "all"),
-            supervision="labels",
-            freezes=self.trains == "head",
-            **climbing(self.objective),
-        )
+        return facts(self.objective, self.ascent, freezes=self.trains == "head")
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
         return {"classes": linear(width, targets.classes, zero=True)}

@@ -1,29 +1,32 @@
-"""The only owner of suite files: TOML to typed values, with overrides, a grid, and one-line errors."""
+"""The only owner of suite files: TOML to typed values, with suites they extend, overrides, a grid, one-line errors."""
 
 import copy
 import itertools
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from robustcl.bench.data import DataSet, read_dataset
+from robustcl.bench.data import DataSet, datasets, read_dataset
 from robustcl.bench.schemes import Scheme, read_scheme
 from robustcl.models.architecture import Architecture, read_architecture
 from robustcl.models.errors import UserError, nearest, unknown
-from robustcl.models.plugin import name_of
+from robustcl.models.plugin import find, name_of
 from robustcl.models.threat import Radius, Threat
-from robustcl.models.value import Table, plain, read, value
-from robustcl.pretraining.method import Method, Training, read_method
+from robustcl.models.value import Table, merge, plain, read, value
+from robustcl.pretraining.method import PACKAGE, Method, Training, read_method
 from robustcl.pretraining.methods.supervised import Supervised
 from robustcl.pretraining.pseudo_labels import ClusterFit
 
 FOLDER = Path(__file__).parent / "suites"
 RANDOM = "random"
-_TABLES = ("data", "encoder", "threat", "labels", "pretrain", "finetune", "judge", "seeds", "grid")
+NO_LABELS = "none"  # what takes labels from an entry that is `like` one with labels
+_TABLES = (
+    "data", "target", "encoder", "threat", "labels", "pretrain", "finetune", "table", "judge", "seeds", "grid"
+)  # fmt: skip
 
 
 @value
@@ -58,18 +61,82 @@ class Judging:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """A method, and the name of the labels it reads."""
+    """A method, the name of the labels it reads, and by their roles the names of the encoders that it needs."""
 
     method: Method
     labels: str | None
+    given: Mapping[str, str] = field(default_factory=dict)
+
+
+@value
+class Own:
+    """Labels from the features of an encoder of the suite, by its name below [pretrain]."""
+
+    encoder: str
+
+
+@value
+class LabelFile:
+    """Labels that were made elsewhere, as `load_labels` reads them. `external` says that other data went into them."""
+
+    file: Path
+    external: bool = True
+
+
+@value
+class Saved:
+    """Labels from the features of an encoder that robustcl saved; `external` as for files."""
+
+    checkpoint: Path
+    external: bool = True
+
+
+@value
+class Vision:
+    """Labels from the features of a network of torchvision, its images resized to `size` times `size`.
+
+    `weights` is the name of official ones, which have to lie in torch's cache, or the path of a `.pth`.
+    """
+
+    torchvision: str
+    weights: str
+    size: int = Field(default=224, ge=1)
+    external: bool = True
+
+
+Source = Own | LabelFile | Saved | Vision
 
 
 @dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The name of the encoder whose features are clustered, and how."""
+    """Where labels come from, and how the features are clustered: not at all where the labels are made already."""
 
-    encoder: str
-    fit: ClusterFit
+    source: Source
+    fit: ClusterFit | None
+
+    @property
+    def external(self) -> bool:
+        """Whether more than the suite's own images went into them, the suite's encoders apart."""
+        return not isinstance(self.source, Own) and self.source.external
+
+
+@value
+class Shown:
+    """The encoders and schemes of the table, in its order; None is all. `<encoder>@<epoch>` is a snapshot."""
+
+    rows: tuple[str, ...] | None = None
+    schemes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table: an entry below [pretrain], as it was after the epoch `snapshot` or (None) at its end."""
+
+    entry: str
+    snapshot: int | None = None
+
+    def __str__(self) -> str:
+        return self.entry if self.snapshot is None else f"{self.entry}@{self.snapshot}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +147,7 @@ class Suite:
     head: str
     point: str
     data: DataSet
+    target: DataSet | None
     architecture: Architecture
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -87,14 +155,16 @@ class Suite:
     labels: Mapping[str, Labels]
     pretrain: Mapping[str, Pretrain]
     finetune: Mapping[str, Scheme]
+    rows: Sequence[Row]
+    schemes: Sequence[str]
     judge: Judging
     seeds: Seeds
     table: Table
 
 
 def suites() -> dict[str, Path]:
-    """The suites that come with robustcl, by name."""
-    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+    """The suites that come with robustcl, by name; a file whose name begins with `_` is only there to be extended."""
+    return {name: path for name, path in _built_in().items() if not name.startswith("_")}
 
 
 def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> list[Suite]:
@@ -103,15 +173,51 @@ def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> list[Suite]:
     Errors: `UserError` for an unknown suite, a file that is not TOML, an unknown key or name, or a wrong type.
     """
     path = _find(name)
+    table, text = _merged(path)
+    for override in overrides:
+        _override(table, override)
+    if "extends" in table:
+        raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
+    head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    return [_suite(path.stem, head, point, part) for point, part in _grid(table, path.stem)]
+
+
+def _merged(path: Path, below: tuple[Path, ...] = ()) -> tuple[Table, str]:
+    """The tables of a suite over those of the suites that it extends, later ones over earlier, and its own text."""
     try:
         text = path.read_text()
         table = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"{path}: not a readable TOML file ({error})") from None
-    for override in overrides:
-        _override(table, override)
-    head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
-    return [_suite(path.stem, head, point, part) for point, part in _grid(table, path.stem)]
+    if "extends" not in table:
+        return table, text
+    given, chain = table.pop("extends"), (*below, path.resolve())
+    whole: Table = {}
+    for base in [_extended(path, one) for one in (given if isinstance(given, list) else [given])]:
+        if base.resolve() in chain:
+            names = " -> ".join(one.stem for one in (*chain, base))
+            raise UserError(f"{path.stem}.extends: a circle ({names}), expected suites that end in one without extends")
+        whole = merge(whole, _merged(base, chain)[0])
+    return merge(whole, table), text
+
+
+def _extended(path: Path, base: Any) -> Path:
+    """The file of the suite `base` that the one at `path` extends."""
+    where, known = f"{path.stem}.extends", _built_in()
+    if not isinstance(base, str):
+        raise UserError(f"{where}: {base!r} is wrong, expected the name of a suite or './<path>.toml' in quotes")
+    if not base.endswith(".toml"):
+        if base not in known:
+            raise unknown(where, "suite", base, known)
+        return known[base]
+    found = path.parent / base
+    if not found.is_file():
+        raise UserError(f"{where}: {found}: no such file, expected a suite in TOML, relative to {path.name}")
+    return found
+
+
+def _built_in() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
 
 
 def _suite(name: str, head: str, point: str, table: Table) -> Suite:
@@ -126,16 +232,18 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
     encoder = dict(table["encoder"])
     mean, std = (_numbers(encoder.pop(key, None), f"{name}.encoder.{key}") for key in ("mean", "std"))
     labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in _parts(table, name, "labels")}
-    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}") for key, part in _parts(table, name, "pretrain")}
+    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}") for key, part in _alike(table, name)}
     finetune = {
         key: read_scheme({"scheme": key, **part}, f"{name}.finetune.{key}")
         for key, part in _parts(table, name, "finetune")
     }
+    rows, schemes = _shown(table.get("table", {}), f"{name}.table", pretrain, finetune)
     suite = Suite(
         name=name,
         head=head,
         point=point,
-        data=read_dataset(table["data"], f"{name}.data"),
+        data=_dataset(table["data"], f"{name}.data"),
+        target=_dataset(table["target"], f"{name}.target") if "target" in table else None,
         architecture=read_architecture(encoder, f"{name}.encoder"),
         mean=mean,
         std=std,
@@ -143,6 +251,8 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
         labels=labels,
         pretrain=pretrain,
         finetune=finetune,
+        rows=rows,
+        schemes=schemes,
         judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
         seeds=read(Seeds, table.get("seeds", {}), f"{name}.seeds"),
         table=table,
@@ -160,18 +270,27 @@ def resolved(suite: Suite) -> Table:
     """Every field of the suite, defaults included, as plain tables."""
     return {
         "point": suite.point,
-        "data": {"name": type(suite.data).__name__.lower(), **plain(suite.data)},
+        "data": described(suite.data),
+        **({"target": described(suite.target)} if suite.target else {}),
         "encoder": {"name": name_of(suite.architecture), **plain(suite.architecture)},
         "threat": plain(suite.threat),
-        "labels": {key: {"encoder": part.encoder, **plain(part.fit)} for key, part in suite.labels.items()},
+        "labels": {
+            key: {**plain(part.source), **(plain(part.fit) if part.fit else {})} for key, part in suite.labels.items()
+        },
         "pretrain": {
-            key: {"method": name_of(part.method), "labels": part.labels, **plain(part.method)}
+            key: {"method": name_of(part.method), "labels": part.labels, **part.given, **plain(part.method)}
             for key, part in suite.pretrain.items()
         },
         "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
+        "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},
         "judge": plain(suite.judge),
         "seeds": plain(suite.seeds),
     }
+
+
+def described(data: DataSet) -> Table:
+    """A data set as the table that `read_dataset` reads."""
+    return {"name": type(data).__name__.lower(), **plain(data)}
 
 
 def _find(name: str | Path) -> Path:
@@ -197,22 +316,113 @@ def _parts(table: Table, name: str, key: str) -> list[tuple[str, Table]]:
     return list(held.items())
 
 
+def _dataset(table: Table, where: str) -> DataSet:
+    """A data set; a suite may leave the path of one to the command line."""
+    kind = datasets().get(str(table.get("name")))
+    if kind and "path" in kind.__dataclass_fields__ and "path" not in table:
+        what = "a folder" if table["name"] == "folder" else f"an .{table['name']}"
+        example = "images/" if table["name"] == "folder" else f"mnist.{table['name']}"
+        key = where.partition(".")[2]
+        raise UserError(f"{where}.path: missing, expected the path of {what}, for example --set {key}.path={example}")
+    return read_dataset(table, where)
+
+
+def _alike(table: Table, name: str) -> list[tuple[str, Table]]:
+    """The entries of [pretrain], with those that are `like` another one laid over it."""
+    parts = dict(_parts(table, name, "pretrain"))
+
+    def whole(key: str, below: tuple[str, ...]) -> Table:
+        part, where = dict(parts[key]), f"{name}.pretrain.{key}.like"
+        other = part.pop("like", None)
+        if other is None:
+            return part
+        if other not in parts:
+            raise unknown(where, "encoder", str(other), parts)
+        if other in below:
+            raise UserError(f"{where}: a circle ({' -> '.join((*below, other))}), expected another entry")
+        return merge(whole(other, (*below, other)), part)
+
+    return [(key, whole(key, (key,))) for key in parts]
+
+
 def _pretrain(table: Table, where: str) -> Pretrain:
-    fields = {key: entry for key, entry in table.items() if key != "labels"}
-    method, labels = read_method(fields, where), table.get("labels")
+    method, given = _method(table, where)
+    labels, needs = table.get("labels"), method.facts.needs
     if not isinstance(labels, str | None):
         raise UserError(f"{where}.labels: {labels!r} is wrong, expected a name below [labels]")
+    labels = None if labels == NO_LABELS else labels
     if (method.supervision == "pseudo") != (labels is not None):
         says = "reads pseudo-labels, expected labels = <a name below [labels]>"
         raise UserError(f"{where}: the method {says if labels is None else 'reads no pseudo-labels; remove labels'}")
-    return Pretrain(method=method, labels=labels)
+    for role in needs:
+        if role not in given:
+            raise UserError(f"{where}: the method needs an encoder, expected {role} = <a name below [pretrain]>")
+    return Pretrain(method=method, labels=labels, given=given)
+
+
+def _method(table: Table, where: str) -> tuple[Method, dict[str, str]]:
+    """The method of a table, and the encoders that it is given by their roles: keys that are no field of it."""
+    fields = {key: entry for key, entry in table.items() if key != "labels"}
+    if "method" not in fields:
+        return read_method(fields, where), {}  # which says so
+    known = find(PACKAGE, "method", fields["method"], Method, where).__dataclass_fields__
+    odd = {key: entry for key, entry in fields.items() if key not in (*known, "method", "arm")}
+    method = read_method({key: entry for key, entry in fields.items() if key not in odd}, where)
+    needs = method.facts.needs
+    for key, entry in odd.items():
+        if key not in needs:
+            names = sorted({*known, *needs})
+            raise UserError(f"{where}: unknown key '{key}', expected one of {', '.join(names)}{nearest(key, names)}")
+        if not isinstance(entry, str):
+            raise UserError(f"{where}.{key}: {entry!r} is wrong, expected a name below [pretrain]")
+    return method, odd
 
 
 def _labels(table: Table, where: str) -> Labels:
-    if not isinstance(table.get("encoder"), str):
-        raise UserError(f"{where}: missing key 'encoder', expected a name below [pretrain]")
-    fields = {key: entry for key, entry in table.items() if key != "encoder"}
-    return Labels(encoder=table["encoder"], fit=read(ClusterFit, fields, where))
+    kinds: dict[str, type[Source]] = {"encoder": Own, "file": LabelFile, "checkpoint": Saved, "torchvision": Vision}
+    given = [key for key in kinds if key in table]
+    if not given:
+        raise UserError(f"{where}: missing key 'encoder', expected one of {', '.join(kinds)}")
+    if len(given) > 1:
+        raise UserError(f"{where}: both {given[0]} and {given[1]}, expected one source; remove one of them")
+    kind, clusters = kinds[given[0]], ClusterFit.__dataclass_fields__
+    known = [*kind.__dataclass_fields__, *(clusters if kind is not LabelFile else ())]
+    for key in table:
+        if key not in known:
+            expected = f"expected one of {', '.join(known)}{nearest(key, known)}"
+            raise UserError(f"{where}: unknown key '{key}' beside {given[0]}, {expected}")
+    source = read(kind, {key: entry for key, entry in table.items() if key not in clusters}, where)
+    fields = {key: entry for key, entry in table.items() if key in clusters}
+    return Labels(source=source, fit=None if kind is LabelFile else read(ClusterFit, fields, where))
+
+
+def _shown(
+    table: Table, where: str, pretrain: Mapping[str, Pretrain], finetune: Collection[str]
+) -> tuple[list[Row], list[str]]:
+    """The rows and the schemes of the table."""
+    shown = read(Shown, table, where)
+    rows = list(pretrain) if shown.rows is None else list(shown.rows)
+    schemes = list(finetune) if shown.schemes is None else list(shown.schemes)
+    for key, names in (("rows", rows), ("schemes", schemes)):
+        if not names or len(set(names)) < len(names):
+            raise UserError(f"{where}.{key}: {names!r} is wrong, expected at least one name, each once")
+    for name in schemes:
+        if name not in finetune:
+            raise unknown(f"{where}.schemes", "scheme", name, finetune)
+    return [_row(name, f"{where}.rows", pretrain) for name in rows], schemes
+
+
+def _row(name: str, where: str, pretrain: Mapping[str, Pretrain]) -> Row:
+    if name in pretrain:
+        return Row(entry=name)
+    entry, _, epoch = name.rpartition("@")
+    if entry not in pretrain:
+        raise unknown(where, "encoder", entry or name, pretrain)
+    there = pretrain[entry].method.training.snapshots
+    if not epoch.isdigit() or int(epoch) not in there:
+        held = ", ".join(map(str, there)) or "none"
+        raise UserError(f"{where}: '{name}', expected one of pretrain.{entry}.training.snapshots ({held})")
+    return Row(entry=entry, snapshot=int(epoch))
 
 
 def _check_names(suite: Suite) -> None:
@@ -221,11 +431,34 @@ def _check_names(suite: Suite) -> None:
     for key, part in suite.pretrain.items():
         if part.labels is not None and part.labels not in suite.labels:
             raise unknown(f"{suite.name}.pretrain.{key}.labels", "labels", part.labels, suite.labels)
-    for key, labels in suite.labels.items():
-        if labels.encoder not in suite.pretrain:
-            raise unknown(f"{suite.name}.labels.{key}.encoder", "encoder", labels.encoder, suite.pretrain)
-        if suite.pretrain[labels.encoder].labels is not None:
-            raise UserError(f"{suite.name}.labels.{key}.encoder: '{labels.encoder}' reads labels itself")
+    asked = [
+        (f"pretrain.{key}.{role}", name) for key, part in suite.pretrain.items() for role, name in part.given.items()
+    ]
+    sources = [(f"labels.{key}.encoder", labels.source) for key, labels in suite.labels.items()]
+    asked += [(where, source.encoder) for where, source in sources if isinstance(source, Own)]
+    for where, name in asked:
+        if name not in suite.pretrain:
+            raise unknown(f"{suite.name}.{where}", "encoder", name, suite.pretrain)
+    for key in suite.pretrain:
+        _check_circle(suite, (key,))
+
+
+def _check_circle(suite: Suite, path: tuple[str, ...]) -> None:
+    for name in encoders_below(suite, path[-1]):
+        if name in path:
+            names = " needs ".join((*path[path.index(name) :], name))
+            raise UserError(f"{suite.name}.pretrain.{name}: a circle ({names}), expected one to come first")
+        _check_circle(suite, (*path, name))
+
+
+def encoders_below(suite: Suite, name: str) -> Iterator[str]:
+    """The encoders of the suite that this one is made from: those that it needs, and that of its labels."""
+    part = suite.pretrain[name]
+    yield from part.given.values()
+    if part.labels is not None:
+        source = suite.labels[part.labels].source
+        if isinstance(source, Own):
+            yield source.encoder
 
 
 def _numbers(given: Any, where: str) -> tuple[float, ...] | None:

@@ -4,15 +4,16 @@ A stage is executed from its part alone, so that nothing outside its key can cha
 """
 
 import csv
+import hashlib
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
 from robustcl.bench import records
 from robustcl.bench.attacks import PGD, Attack
@@ -25,10 +26,11 @@ from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
 from robustcl.models.architecture import read_architecture
 from robustcl.models.classifier import Classifier
-from robustcl.models.encoder import Encoder
+from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Threat
 from robustcl.models.value import read
+from robustcl.models.vision import features_of
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Epoch, Run, fit
 from robustcl.pretraining.method import Method, Targets, build_net, read_method
@@ -39,10 +41,16 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where stages run: never part of a key."""
+    """Where stages run: never part of a key.
+
+    What is finetuned and judged reads `target`, where there is one, and all else `data`. `files` are the user's own, by
+    the SHA-256 of their content.
+    """
 
     store: Store
     data: DataSet
+    target: DataSet | None = None
+    files: Mapping[str, Path] = field(default_factory=dict)
     device: str = "cpu"
     offline: bool = False
 
@@ -68,6 +76,11 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     method = method_from(part["method"])
     images = _data(stage, place, "train")
     labels = _parent(stage, place, "labels", "labels.npz")
+    given = {
+        role: checkpoint.load_encoder(place.store.file(parent, "encoder.safetensors"))
+        for role, parent in stage.parents.items()
+        if role != "labels"
+    }
     pseudo = load_labels(labels, len(images)) if labels else {}
     encoder = Encoder(
         read_architecture(part["encoder"]["architecture"], f"{stage.label}.encoder"),
@@ -77,7 +90,12 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         std=_numbers(part["encoder"]["std"]),
         seed=part["seed"],
     )
-    net = build_net(method, encoder, Targets(classes=images.classes, pseudo=pseudo), part["seed"]).to(place.device)
+    targets = Targets(classes=images.classes, pseudo=pseudo)
+    net = build_net(method, encoder, targets, part["seed"], given).to(place.device)
+
+    def snapshot(epoch: int, deployed: Encoder) -> None:
+        checkpoint.save_encoder(folder / f"encoder-{epoch:05}.safetensors", deployed, method.deploy)
+
     run = Run(
         seed=part["seed"],
         threat=_threat(part),
@@ -85,19 +103,22 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "training.safetensors",
         where=stage.label,
         report=report,
+        snapshot=snapshot,
     )
     _curve(folder, fit(method, net, images, run))
-    checkpoint.save_encoder(folder / "encoder.safetensors", net.encoder, method.deploy)
+    checkpoint.save_encoder(folder / "encoder.safetensors", net.deployed(method.facts.network), method.deploy)
     return {}
 
 
 def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    source = _parent(stage, place, "encoder", "encoder.safetensors")
-    assert source is not None
-    encoder = checkpoint.load_encoder(source).to(place.device)
-    found = cluster(
-        encoder, _data(stage, place, "train"), read(ClusterFit, stage.part["fit"], stage.label), stage.part["seed"]
-    )
+    images = _data(stage, place, "train")
+    if "file" in stage.part:
+        found = load_labels(_user_file(stage.part["file"], place.files, stage.label), len(images))
+    else:
+        source = _parent(stage, place, "encoder", "encoder.safetensors")
+        network = checkpoint.load_encoder(source) if source else outside(stage, place.files, images.shape)
+        how = read(ClusterFit, stage.part["fit"], stage.label)
+        found = cluster(network.to(place.device), images, how, stage.part["seed"])
     save_labels(folder / "labels.npz", found)
     write_json(folder / "balance.json", balance(found))
     return {}
@@ -107,7 +128,8 @@ def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     part, images = stage.part, _data(stage, place, "train")
     fields = {name: held for name, held in part["scheme"].items() if name not in ("name", "version")}
     scheme = read(Scheme, fields, stage.label)
-    source = _parent(stage, place, "encoder", "encoder.safetensors")
+    name = f"encoder-{part['snapshot']:05}.safetensors" if "snapshot" in part else "encoder.safetensors"
+    source = _parent(stage, place, "encoder", name)
     assert source is not None
     encoder = checkpoint.load_encoder(source)
     net = build_net(scheme, encoder, Targets(classes=images.classes), part["seed"]).to(place.device)
@@ -115,7 +137,7 @@ def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     run = Run(seed=part["seed"], threat=_threat(part), keep=keep, where=stage.label, report=report)
     _curve(folder, fit(scheme, net, images, run))
     head = net.heads["classes"]
-    assert isinstance(head, torch.nn.Linear)
+    assert isinstance(head, nn.Linear)
     checkpoint.save_classifier(folder / "classifier.safetensors", Classifier(net.encoder, head))
     return {}
 
@@ -152,9 +174,40 @@ def attack_from(identity: Mapping[str, Any], where: str) -> Attack:
     return read(kinds[identity["kind"]], fields, where)
 
 
+def outside(stage: Stage, files: Mapping[str, Path], shape: Shape) -> nn.Module:
+    """The network from outside the suite whose features are clustered: images of `shape` in [0, 1] -> features.
+
+    Errors: `UserError` where the file has changed, or does not hold what it should, or takes images of another shape.
+    """
+    if "checkpoint" in stage.part:
+        path = _user_file(stage.part["checkpoint"], files, stage.label)
+        encoder = checkpoint.load_encoder(path)
+        if encoder.shape != shape:
+            raise UserError(f"{path}: takes images of shape {encoder.shape}, expected {shape} as in [data]")
+        return encoder
+    network = stage.part["torchvision"]
+    weights = _user_file(network["weights"], files, stage.label)
+    return features_of(network["name"], weights, network["size"], channels=shape[0])
+
+
+def content(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _user_file(key: str, files: Mapping[str, Path], where: str) -> Path:
+    """The user's file of this content."""
+    path = files[key]
+    if not path.is_file() or content(path) != key:
+        raise UserError(f"{where}: {path} has changed since the plan was made; run again")
+    return path
+
+
 def _data(stage: Stage, place: Place, split: str) -> Images:
     """The images of a stage, the very ones that its key names."""
-    images: Images = getattr(place.data.load(), split)
+    judged = stage.kind in ("finetune", "evaluate")
+    images: Images = getattr(((judged and place.target) or place.data).load(), split)
     if "images" in stage.part:
         images = images.sample(stage.part["images"])
     if images.fingerprint != stage.part["data"]:
@@ -175,8 +228,9 @@ def _numbers(given: list[float] | None) -> tuple[float, ...] | None:
 
 
 def _curve(folder: Path, history: list[Epoch]) -> None:
-    """The training curve as CSV, one row per epoch."""
+    """The training curve as CSV, one row per epoch; what an epoch did not measure is blank."""
+    columns = list(dict.fromkeys(name for row in history for name in row)) or ["epoch"]
     with (folder / "curve.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]) if history else ["epoch"], lineterminator="\n")
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)

@@ -25,8 +25,14 @@ def main(where: dict[str, Any]) -> None:
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
     if where["offline"]:
         go_offline()
-    data = read_dataset(where["data"], "data")
-    place = Place(store=Store(Path(where["root"])), data=data, device=where["device"], offline=where["offline"])
+    place = Place(
+        store=Store(Path(where["root"])),
+        data=read_dataset(where["data"], "data"),
+        target=read_dataset(where["target"], "target") if where["target"] else None,
+        files={key: Path(path) for key, path in where["files"].items()},
+        device=where["device"],
+        offline=where["offline"],
+    )
 
     def say(**words: Any) -> None:
         answers.write(json.dumps(words) + "\n")

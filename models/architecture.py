@@ -19,10 +19,19 @@ class Body(nn.Module, ABC):
     """
 
     width: int
+    map_width: int  # channels of the map between trunk and top
+
+    @abstractmethod
+    def trunk(self, images: Tensor) -> Tensor:
+        """All but the last stage: (n, channels, h, w) to a map (n, map_width, rows, columns)."""
+
+    @abstractmethod
+    def top(self) -> nn.Module:
+        """The rest, a map to (n, width), as a module that shares its weights with this one."""
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, h, w) to (n, width)."""
+        """(n, channels, h, w) to (n, width): the top of the trunk."""
 
 
 @value

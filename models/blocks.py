@@ -78,14 +78,41 @@ class Residual(Body):
     Batch norms start at weight 1 and bias 0, which is PyTorch's default.
     """
 
-    def __init__(self, stem: nn.Module, middle: nn.Module, tail: nn.Module, width: int) -> None:
+    def __init__(self, stem: nn.Module, middle: nn.Sequential, tail: nn.Module, width: int) -> None:
         super().__init__()
         self.stem, self.stages, self.tail, self.width = stem, middle, tail, width
-        for part in self.modules():
-            if isinstance(part, nn.Conv2d):
-                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        self.map_width = next(part.in_channels for part in middle[-1].modules() if isinstance(part, nn.Conv2d))
+        initialise(self)
+
+    def trunk(self, images: Tensor) -> Tensor:
+        """The stem and all stages but the last: the stem alone where there is one stage."""
+        x: Tensor = self.stem(images)
+        for stage in list(self.stages)[:-1]:
+            x = stage(x)
+        return x
+
+    def top(self) -> nn.Module:
+        """The last stage, the tail and the mean over the map."""
+        return nn.Sequential(self.stages[-1], self.tail, Mean())
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, h, w) of any size that the strides leave a pixel of, to (n, width)."""
         x: Tensor = self.tail(self.stages(self.stem(images)))
         return x.mean((2, 3))
+
+
+class Mean(nn.Module):
+    """The mean over the map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, c, h, w) to (n, c)."""
+        return x.mean((2, 3))
+
+
+def initialise(module: nn.Module) -> None:
+    """Draw every convolution below `module` anew, from torch's global generator; set its batch norms to their start."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(part, nn.BatchNorm2d):
+            part.reset_parameters()

@@ -73,6 +73,28 @@ class Encoder(nn.Module):
         features: Tensor = self.body((images - self.mean) / self.std)
         return features
 
+    def map(self, images: Tensor, route: str | None = None) -> Tensor:
+        """The map before the last stage, (n, body.map_width, rows, columns); patches, of other sizes, are welcome.
+
+        Errors: `UserError` for images of another number of channels than the encoder's and for an unknown route.
+        """
+        if images.ndim != 4 or images.shape[1] != self.shape[0]:
+            raise UserError(f"encoder: images of shape {tuple(images.shape)}, expected (n, {self.shape[0]}, h, w)")
+        self.switch.take(route or self.routes[0])
+        return self.body.trunk((images - self.mean) / self.std)
+
+    def finish(self, map: Tensor, route: str | None = None) -> Tensor:
+        """Features (n, width) of a `map`: `finish(map(images))` is what `forward` answers."""
+        self.switch.take(route or self.routes[0])
+        features: Tensor = self.body.top()(map)
+        return features
+
+    def top(self, route: str | None = None) -> nn.Module:
+        """A copy of the last stage and what follows it, a map to (n, width), with one route's batch norms alone."""
+        single = copy.deepcopy(self.body.top())
+        keep(single, route or self.routes[0])
+        return single
+
     def keep(self, route: str) -> "Encoder":
         """A copy with this route alone."""
         self.switch.take(route)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from robustcl.models.errors import unknown
+from robustcl.models.errors import UserError, unknown
 
 
 class Switch:
@@ -64,6 +64,29 @@ def keep(module: nn.Module, route: str) -> None:
             part.switch.take(route)
             part.switch.routes = (route,)
             part.branches = nn.ModuleDict({route: part.branches[route]})
+
+
+def adopt(module: nn.Module, single: nn.Module) -> None:
+    """Copy every weight and statistic of `single`, which has one route, into `module` of the same architecture.
+
+    The branches of all routes of `module` begin as the only one of `single`.
+    Errors: `UserError` where a tensor is missing, left over or of another shape.
+    """
+    source, target = single.state_dict(), module.state_dict()
+    plain = {_unrouted(name): tensor for name, tensor in source.items()}
+    wanted = {name: _unrouted(name) for name in target}
+    odd = set(plain).symmetric_difference(wanted.values())
+    odd |= {name for name, short in wanted.items() if short in plain and plain[short].shape != target[name].shape}
+    if odd or len(plain) != len(source):
+        first = f" (first: {min(odd)})" if odd else ""
+        raise UserError(f"encoder: cannot begin as one of another shape{first}, expected one route and equal sizes")
+    module.load_state_dict({name: plain[short] for name, short in wanted.items()}, strict=True)
+
+
+def _unrouted(name: str) -> str:
+    """The name of a tensor without the route of its branch."""
+    head, found, tail = name.partition(".branches.")
+    return f"{head}.{tail.partition('.')[2]}" if found else name
 
 
 @contextmanager

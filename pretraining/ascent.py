@@ -31,14 +31,14 @@ class Ascent:
     """`steps` steps of size `step` up an objective, within a threat.
 
     `step` is exact text in pixel units (`"2/255"`) or relative to the radius (`"eps/4"`, which is 2/255 at 8/255).
-    `init` is `random` (uniform in the ball, not clipped before the first step, as in AdvCL and ACL), `clean`, or
-    `gaussian` (0.001 times a normal, as in TRADES). `batch_norm` is the mode of the batch norms while climbing:
-    `train` is official AdvCL, `eval` everything else.
+    `init` is `random` (uniform in the ball, not clipped before the first step, as in AdvCL and ACL), `clipped` (the
+    same, clipped to the box, as in RoCL), `clean`, or `gaussian` (0.001 times a normal, as in TRADES). `batch_norm` is
+    the mode of the batch norms while climbing: `train` is official AdvCL and AP-DPE, `eval` everything else.
     """
 
     steps: int = Field(default=5, ge=0)
     step: Step = "eps/4"
-    init: Literal["random", "clean", "gaussian"] = "random"
+    init: Literal["random", "clipped", "clean", "gaussian"] = "random"
     batch_norm: Literal["train", "eval"] = "eval"
 
     def size(self, threat: Threat) -> float:
@@ -49,8 +49,9 @@ class Ascent:
 
     def start(self, origin: Tensor, threat: Threat, draws: Draws) -> Tensor:
         """The point to climb from, (n, ...) like `origin`."""
-        if self.init == "random":
-            return threat.random_start(origin, draws)
+        if self.init in ("random", "clipped"):
+            start = threat.random_start(origin, draws)
+            return start if self.init == "random" else threat.project(start, origin)
         if self.init == "clean":
             return origin.clone()
         cube = 2 * draws.uniform(len(origin), origin[0].numel()).to(origin.device) - 1

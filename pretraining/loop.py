@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +10,27 @@ import torch
 from torch import Tensor
 
 from robustcl.models import checkpoint
+from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
-from robustcl.models.seeding import generator
+from robustcl.models.seeding import derive, generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
+from robustcl.pretraining.coreset import Coreset, select
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.method import Batch, Method, Net, Prepared, identity
 
 Epoch = dict[str, float]
-"""One epoch's row of the training curve: epoch (from 1), lr, loss and each named term, means over the steps."""
+"""One epoch's row of the training curve: epoch (from 1), lr, loss and each named term (means over the steps), and in
+the epochs that a monitor measures, what it found."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one run of `fit` is, methods and images apart. `keep` is where the state after each epoch is kept."""
+    """What one run of `fit` is, methods and images apart. `keep` is where the state after each epoch is kept.
+
+    `snapshot` is given the epoch and the deployed encoder after the epochs that the training names. It comes before
+    the state of that epoch is kept, so that a run that goes on has missed none, and must leave the encoder as it is.
+    """
 
     seed: int
     threat: Threat | None = None
@@ -31,56 +38,119 @@ class Run:
     keep: Path | None = None
     where: str = "fit"
     report: Callable[[int, int], None] = lambda done, total: None
+    snapshot: Callable[[int, Encoder], None] = lambda epoch, encoder: None
 
 
 def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
     """Train `net` in place with `method` on `images`; both lie on one device. Returns the training curve.
 
     Every draw is keyed by (seed, purpose, iteration), so a run that goes on from `keep` ends with the same bytes as
-    one that was never stopped. Errors: `NumberError` where the loss is not finite (the state after the last good
-    epoch stays in `keep`); `UserError` where `keep` belongs to another run.
+    one that was never stopped. With a monitor, the images that it holds out are not trained on. Errors: `NumberError`
+    where the loss is not finite (the state after the last good epoch stays in `keep`); `UserError` where `keep`
+    belongs to another run, and for a coreset of a method that is not adversarial.
     """
+    training, identity = method.training, _identity(method, net, images, run)
+    _check(method, run)
+    watch = training.monitor.watch(images, run.threat, run.seed, run.where) if training.monitor else None
+    if watch is not None:
+        images = watch.bank
+        run = replace(run, pseudo={k: labels[watch.rows.to(labels.device)] for k, labels in run.pseudo.items()})
+    work = _Work(method=method, net=net, images=images, run=run)
+    _prepare(method, net)
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    optimiser = training.optimiser.build(list(trained.values()))
+    state = _State(net, optimiser, trained, run.keep, identity)
+    history = state.restore()
+    encoder = net.deployed(method.facts.network)
+    for epoch in range(len(history), training.epochs):
+        if training.coreset is not None and training.coreset.due(epoch):
+            state.coreset = _select(work, training.coreset, epoch)
+        row = _epoch(work, optimiser, epoch, state.coreset)
+        if watch is not None and watch.due(epoch + 1, training.epochs):
+            row |= watch.measure(encoder, _route(method, encoder), epoch + 1)
+        history.append(row)
+        if epoch + 1 in training.snapshots:
+            run.snapshot(epoch + 1, encoder)
+        state.save(history)
+        run.report(epoch + 1, training.epochs)
+    net.eval()
+    return history
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is trained and on what; the images and labels are those that no monitor holds out."""
+
+    method: Method
+    net: Net
+    images: Images
+    run: Run
+
+    def batch(self, rows: Tensor, epoch: int, iteration: int, seed: int) -> Batch:
+        rows = rows.to(self.images.pixels.device)
+        return Batch(
+            images=self.images.floats(rows),
+            labels=self.images.labels[rows],
+            threat=self.run.threat,
+            seed=seed,
+            epoch=epoch,
+            epochs=self.method.training.epochs,
+            iteration=iteration,
+            pseudo={k: labels.to(rows.device)[rows] for k, labels in self.run.pseudo.items()},
+        )
+
+    def batches(self, epoch: int, among: Tensor | None = None) -> list[Tensor]:
+        """Rows of one epoch's batches, `among` all or some rows, in the order of the epoch's own key."""
+        n = len(self.images) if among is None else len(among)
+        parts = _batches(n, self.method.training.batch, self.run.seed, epoch)
+        return parts if among is None else [among[part] for part in parts]
+
+
+def _check(method: Method, run: Run) -> None:
     if method.adversarial and run.threat is None:
         raise UserError(f"{run.where}: the method is adversarial, expected a threat such as Threat('8/255')")
+    if method.training.coreset is not None and (not method.adversarial or method.freezes):
+        raise UserError(f"{run.where}: rcs needs an adversarial method that trains its encoder, expected no coreset")
+
+
+def _prepare(method: Method, net: Net) -> None:
     net.train()
     net.requires_grad_(True)
     net.beside.requires_grad_(False)
     if method.freezes:
         net.encoder.eval()
         net.encoder.requires_grad_(False)
-    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    optimiser = method.training.optimiser.build(list(trained.values()))
-    state = _State(net, optimiser, trained, run.keep, _identity(method, net, images, run))
-    history = state.restore()
-    for epoch in range(len(history), method.training.epochs):
-        history.append(_epoch(method, net, images, run, optimiser, epoch))
-        state.save(history)
-        run.report(epoch + 1, method.training.epochs)
-    net.eval()
-    return history
 
 
-def _epoch(method: Method, net: Net, images: Images, run: Run, optimiser: torch.optim.Optimizer, epoch: int) -> Epoch:
-    training, device = method.training, images.pixels.device
-    parts = _batches(len(images), training.batch, run.seed, epoch)
+def _route(method: Method, encoder: Encoder) -> str | None:
+    """The deployed route; an encoder that is finetuned has one route alone, under the name that it came with."""
+    return method.facts.deploy if method.facts.deploy in encoder.routes else None
+
+
+def _select(work: _Work, coreset: Coreset, epoch: int) -> Tensor:
+    """The rows to train on from this epoch; the draws are other ones than those of the steps."""
+    parts, seed, run = work.batches(epoch), derive(work.run.seed, "coreset"), work.run
+    probe = coreset.probe(work.images, run.threat, _route(work.method, work.net.encoder), run.seed, epoch)
+
+    def loss(net: Net, number: int) -> Tensor:
+        batch = work.batch(parts[number], epoch, epoch * len(parts) + number, seed)
+        return torch.stack(list(_terms(work.method, net, batch).values())).sum()
+
+    return select(coreset, work.net, parts, loss, probe)
+
+
+def _epoch(work: _Work, optimiser: torch.optim.Optimizer, epoch: int, coreset: Tensor | None) -> Epoch:
+    training, device, where = work.method.training, work.images.pixels.device, work.run.where
+    parts, first = work.batches(epoch, coreset), epoch * len(work.batches(epoch))
     sums: dict[str, Tensor] = {}
     first_bad = torch.full((), -1, device=device)
     for number, rows in enumerate(parts):
         rate = training.schedule.lr(training.optimiser.lr, epoch, number, len(parts), training.epochs)
         for group in optimiser.param_groups:
             group["lr"] = rate
-        rows = rows.to(device)
-        batch = Batch(
-            images=images.floats(rows),
-            labels=images.labels[rows],
-            threat=run.threat,
-            seed=run.seed,
-            epoch=epoch,
-            epochs=training.epochs,
-            iteration=epoch * len(parts) + number,
-            pseudo={k: labels.to(device)[rows] for k, labels in run.pseudo.items()},
-        )
-        terms = _step(method, net, batch, optimiser)
+        # Numbered as if all batches were trained on: no two steps of a run share a key, whatever a coreset leaves.
+        batch = work.batch(rows, epoch, first + number, work.run.seed)
+        terms = _step(work.method, work.net, batch, optimiser)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + term
         # No .item() per step: the first step that went wrong is remembered on the device and read once per epoch.
@@ -89,20 +159,24 @@ def _epoch(method: Method, net: Net, images: Images, run: Run, optimiser: torch.
     kept = f"the state after epoch {epoch} is kept" if epoch else "nothing was kept yet"
     if int(first_bad) >= 0:
         raise NumberError(
-            f"{run.where}: the loss is not finite in epoch {epoch + 1}, step {int(first_bad) + 1} of {len(parts)}, "
+            f"{where}: the loss is not finite in epoch {epoch + 1}, step {int(first_bad) + 1} of {len(parts)}, "
             f"expected a number (terms: {', '.join(sums)}); stopped, {kept}"
         )
-    if not all(torch.isfinite(tensor).all() for tensor in net.state_dict().values()):
-        raise NumberError(f"{run.where}: weights are not finite after epoch {epoch + 1}; stopped, {kept}")
+    if not all(torch.isfinite(tensor).all() for tensor in work.net.state_dict().values()):
+        raise NumberError(f"{where}: weights are not finite after epoch {epoch + 1}; stopped, {kept}")
     means = {name: float(total) / len(parts) for name, total in sums.items()}
     return {"epoch": epoch + 1, "lr": rate, "loss": sum(means.values()), **means}
 
 
-def _step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _terms(method: Method, net: Net, batch: Batch) -> dict[str, Tensor]:
     device = batch.images.device.type
     with torch.autocast(device, torch.bfloat16, enabled=method.training.precision == "bfloat16"):
         views = method.adversary(net, method.views(batch), batch)
-        terms = method.loss(net, views, batch)
+        return method.loss(net, views, batch)
+
+
+def _step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    terms = _terms(method, net, batch)
     optimiser.zero_grad(set_to_none=True)
     total: Tensor = torch.stack(list(terms.values())).sum()
     total.backward()
@@ -128,7 +202,7 @@ def _identity(method: Method, net: Net, images: Images, run: Run) -> str:
 
 
 class _State:
-    """The state after the last whole epoch, on disk: weights, momentum buffers and the curve."""
+    """The state after the last whole epoch, on disk: weights, momentum buffers, a coreset's rows and the curve."""
 
     def __init__(
         self,
@@ -139,12 +213,14 @@ class _State:
         identity: str,
     ) -> None:
         self.net, self.optimiser, self.trained, self.keep, self.identity = net, optimiser, trained, keep, identity
+        self.coreset: Tensor | None = None
 
     def save(self, history: list[Epoch]) -> None:
         if self.keep is None:
             return
         tensors = {f"net/{name}": tensor for name, tensor in self.net.state_dict().items()}
         tensors |= {f"optimiser/{entry}/{name}": tensor for name, entry, tensor in self._buffers()}
+        tensors |= {} if self.coreset is None else {"coreset": self.coreset}
         checkpoint.write(self.keep, "training", {"identity": self.identity, "history": json.dumps(history)}, tensors)
 
     def restore(self) -> list[Epoch]:
@@ -157,6 +233,7 @@ class _State:
         for key, tensor in _below(found.tensors, "optimiser/").items():
             entry, _, name = key.partition("/")
             self.optimiser.state[self.trained[name]][entry] = tensor.to(self.trained[name].device)
+        self.coreset = found.tensors.get("coreset")
         history: list[Epoch] = json.loads(found.description["history"])
         return history
 

@@ -1,6 +1,8 @@
 """The only owner of the losses between views and between answers: NT-Xent, SupCon over views, TRADES' divergence."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,23 +11,51 @@ from torch.nn import functional as F  # noqa: N812
 from robustcl.models.errors import UserError
 
 
-def nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class Hard:
+    """Hard negatives (HCL, Robinson et al., ICLR 2021, as A-InfoNCE takes them over): negatives weigh more where near.
+
+    A negative with e = exp(similarity / T) weighs e^beta over its mean, and `tau`, the chance that a negative is none,
+    is taken off. `official` repeats two slips of the released code of A-InfoNCE: the mean of one anchor's row divides
+    another's column, and the lower bound is not shifted although the exponentials were.
+    """
+
+    beta: float = 1.0
+    tau: float = 0.12
+    official: bool = False
+
+
+def nt_xent(views: Sequence[Tensor], temperature: float, *, detach: bool = False) -> Tensor:
     """NT-Xent (SimCLR, Chen et al., ICML 2020) of two (n, d) tensors, whose rows are partners; a scalar.
 
-    `-1/2n sum_i log(exp(z_i.z_p(i)/T) / sum_{k != i} exp(z_i.z_k/T))` over the 2n normalised rows.
+    `-1/2n sum_i log(exp(z_i.z_p(i)/T) / sum_{k != i} exp(z_i.z_k/T))` over the 2n normalised rows; `detach` as in
+    `directed`. RoCL's three-view form, the sum of its six directions over 3n, is `2 * sup_con` of three views.
     Errors: `UserError` for other than two views, shapes that differ or are not (n, d), a temperature not above 0.
     """
     if len(views) != 2:
         raise UserError(f"nt_xent: {len(views)} views, expected 2; sup_con takes more")
-    return sup_con(views, temperature)
+    return sup_con(views, temperature, detach=detach)
 
 
-def sup_con(views: Sequence[Tensor], temperature: float, scale: float = 1.0) -> Tensor:
+def sup_con(views: Sequence[Tensor], temperature: float, scale: float = 1.0, *, detach: bool = False) -> Tensor:
     """The contrastive loss of AdvCL (Fan et al., NeurIPS 2021) over m views (n, d) each; a scalar.
 
     `scale` times the mean, over the m n normalised rows and the m - 1 other views of each, of
     `-log(exp(z_i.z_j/T) / sum_{k != i} exp(z_i.z_k/T))`. At `scale` 1 it is NT-Xent for two views. The released code
-    has T / 0.07; the paper sums over all ordered positive pairs, which per image is m (m - 1).
+    has T / 0.07; the paper sums over all ordered positive pairs, which per image is m (m - 1). `detach` as in
+    `directed`. Errors: `UserError` for fewer than two views, shapes that differ, a temperature not above 0.
+    """
+    m = len(views)
+    return scale * directed(views, temperature, detach=detach).sum() / max(m * (m - 1), 1)
+
+
+def directed(views: Sequence[Tensor], temperature: float, *, detach: bool = False, hard: Hard | None = None) -> Tensor:
+    """The contrastive term of every ordered pair of views: (m, m), 0 on the diagonal.
+
+    Entry (u, v) is the mean over the n images of `-log(exp(z_u.z_v/T) / D_u)`, anchor in view u and positive in view v,
+    where D_u sums over all m n - 1 other rows, or is the mean positive and the `hard` negatives. With `detach` the
+    second factor of every similarity is a constant, so that the anchor alone is pulled (RoCL's released code; about
+    half of the gradient of NT-Xent, and not parallel to it).
     Errors: `UserError` for fewer than two views, shapes that differ or are not (n, d), a temperature not above 0.
     """
     m, n = len(views), _rows("contrast", views, fewest=2)
@@ -33,12 +63,34 @@ def sup_con(views: Sequence[Tensor], temperature: float, scale: float = 1.0) -> 
         raise UserError(f"contrast: temperature {temperature}, expected a number above 0")
     with torch.autocast(views[0].device.type, enabled=False):  # a sum of exponentials at T = 0.5 needs float32
         z = F.normalize(torch.cat([_precise(view) for view in views]), dim=1)
-        similar = z @ z.T / temperature  # (m n, m n)
+        similar = z @ (z.detach() if detach else z).T / temperature  # (m n, m n)
         row = torch.arange(m * n, device=z.device)
-        partners = (row[:, None] + n * torch.arange(1, m, device=z.device)) % (m * n)
-        positive = similar.gather(1, partners).mean(1)
-        itself = torch.eye(m * n, dtype=torch.bool, device=z.device)
-        return scale * (similar.masked_fill(itself, -torch.inf).logsumexp(1) - positive).mean()
+        partners = row % n + n * torch.arange(m, device=z.device)[:, None]  # (m, m n): the row of each view's image
+        positive = similar.gather(1, partners.T)  # (m n, m); an anchor's own view among them
+        itself = row[:, None] == partners.T
+        if hard is None:
+            bottom = similar.masked_fill(torch.eye(m * n, dtype=torch.bool, device=z.device), -torch.inf).logsumexp(1)
+        else:
+            bottom = _hard_bottom(similar, positive, itself, 1 / temperature, hard)
+        terms = (bottom[:, None] - positive).masked_fill(itself, 0)
+        return terms.view(m, n, m).mean(1)
+
+
+def _hard_bottom(similar: Tensor, positive: Tensor, itself: Tensor, top: float, hard: Hard) -> Tensor:
+    """The logarithm of the mean positive and the hard negatives of each row; `top` is the largest similarity, 1 / T."""
+    m = positive.shape[1]
+    n = len(similar) // m
+    image = torch.arange(len(similar), device=similar.device) % n
+    foreign = image[:, None] != image  # (m n, m n)
+    near = (similar - top).exp() * foreign  # shifted by the largest that there can be: no overflow at any temperature
+    own = ((positive - top).exp() * ~itself).sum(1) / (m - 1)
+    count = (n - 1) * m
+    weight = near**hard.beta * foreign
+    mean = weight.sum(1) / count
+    weight = weight / (mean if hard.official else mean[:, None])
+    least = count * math.exp(-top if hard.official else -2 * top)
+    negatives = ((weight * near).sum(1) - hard.tau * count * own) / (1 - hard.tau)
+    return (own + negatives.clamp(min=least)).log() + top
 
 
 def kl(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:

@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError, unknown
 from robustcl.models.plugin import find, name_of, names
+from robustcl.models.routing import branch
 from robustcl.models.seeding import BatchDraws, derive, generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import merge, plain, read, value
+from robustcl.pretraining.coreset import Coreset
+from robustcl.pretraining.monitor import Monitor
 from robustcl.pretraining.optim import Cosine, Optimiser, Schedule
 
 PACKAGE = "robustcl.pretraining.methods"
@@ -23,13 +26,27 @@ Views = dict[str, Tensor]
 
 @value
 class Training:
-    """How long and how a method is optimised. `batch` counts images, not views; the last short batch is kept."""
+    """How long and how a method is optimised. `batch` counts images, not views; the last short batch is kept.
+
+    `snapshots` are the epochs (from 1) after which the encoder is handed out. A `monitor` watches on training images
+    that it holds out; a `coreset` trains an adversarial method on chosen batches alone.
+    """
 
     epochs: int = Field(default=100, ge=0)
     batch: int = Field(default=512, ge=2)
     optimiser: Optimiser = Optimiser()
     schedule: Schedule = Cosine()
     precision: Literal["float32", "bfloat16"] = "float32"
+    snapshots: tuple[PositiveInt, ...] = ()
+    monitor: Monitor | None = None
+    coreset: Coreset | None = None
+
+    @model_validator(mode="after")
+    def _reached(self) -> "Training":
+        beyond = [epoch for epoch in self.snapshots if epoch > self.epochs]
+        if beyond:
+            raise ValueError(f"snapshots: {beyond[0]}, expected epochs from 1 to {self.epochs}")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +116,8 @@ class Facts:
     `deploy` and `network` are the route and the network that is finetuned and judged. `perturbs` and `maximises` say
     in words what the inner maximisation does; a method without them is not adversarial and needs no threat.
     `supervision` is which labels it reads: none, the true ones, or those of a clustering. With `freezes` the encoder
-    stays as it is, statistics included, and the heads alone are trained. `needs` are the encoders that it is given.
+    stays as it is, statistics included, and the heads alone are trained. With `branched` the heads' batch norms have a
+    branch per route too. `needs` are the encoders that it is given.
     """
 
     units: float
@@ -109,6 +127,7 @@ class Facts:
     maximises: str = ""
     supervision: Literal["none", "labels", "pseudo"] = "none"
     freezes: bool = False
+    branched: bool = False
     needs: tuple[str, ...] = ()
 
 
@@ -232,6 +251,8 @@ def build_net(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "heads"))
         net = Net(encoder, method.heads(encoder.width, targets))
+    if method.facts.branched:
+        branch(net.heads, encoder.switch)
     if isinstance(method, Prepared):
         net.beside.update(method.prepare(net, given or {}))
     return net

@@ -19,6 +19,7 @@ class LARS(torch.optim.Optimizer):
     Per tensor p with gradient g: `local = trust |p| / (|g| + wd |p|)`, `v <- momentum v + lr local (g + wd p)`,
     `p <- p - v`. Every tensor is treated alike, batch norms and biases included, where the paper of LARS leaves those
     out. Where |p| or |g| is below 1e-15, `local` is 1: a tensor that starts at 0 takes its first step at the full lr.
+    With `inside` false the lr is left out of v and multiplies it, as in torchlars (RoCL), and a new lr acts at once.
     """
 
     def __init__(
@@ -28,8 +29,10 @@ class LARS(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust: float = 0.001,
+        inside: bool = True,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+        self.inside = inside
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; the loss that `closure` returns, if there is one."""
@@ -50,18 +53,26 @@ class LARS(torch.optim.Optimizer):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)
         v = state["momentum_buffer"].mul_(group["momentum"])
-        p.sub_(v.add_(g.add(p, alpha=decay).mul_(group["lr"] * local)))
+        move = g.add(p, alpha=decay).mul_(local)
+        if self.inside:
+            p.sub_(v.add_(move.mul_(group["lr"])))
+        else:
+            p.sub_(v.add_(move), alpha=group["lr"])
 
 
 @value
 class Optimiser:
-    """An optimiser by name. `lr` is the base that a schedule works on; `weight_decay` applies to every tensor."""
+    """An optimiser by name. `lr` is the base that a schedule works on; `weight_decay` applies to every tensor.
 
-    name: Literal["sgd", "lars"] = "sgd"
+    `lars` is ACL's form of LARS, `torchlars` that of RoCL's package; `trust` is their coefficient.
+    """
+
+    name: Literal["sgd", "lars", "torchlars"] = "sgd"
     lr: float = Field(default=0.1, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0)
     nesterov: bool = False
+    trust: float = Field(default=0.001, gt=0)
 
     @model_validator(mode="after")
     def _possible(self) -> "Optimiser":
@@ -71,8 +82,8 @@ class Optimiser:
 
     def build(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """The optimiser of these parameters."""
-        if self.name == "lars":
-            return LARS(parameters, self.lr, self.momentum, self.weight_decay)
+        if self.name != "sgd":
+            return LARS(parameters, self.lr, self.momentum, self.weight_decay, self.trust, inside=self.name == "lars")
         return torch.optim.SGD(
             parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
@@ -89,6 +100,11 @@ class Constant:
         return base
 
 
+def _epoch(given: float, epochs: int) -> float:
+    """The epoch, from 0, that a number means: itself from 1 on, a share of all epochs below."""
+    return given if given >= 1 else given * epochs
+
+
 @value
 class Steps:
     """The base rate times `factor` for every milestone that is reached.
@@ -102,8 +118,27 @@ class Steps:
 
     def lr(self, base: float, epoch: int, iteration: int, iterations_per_epoch: int, epochs: int) -> float:
         """The rate of one step; `epoch` of `epochs` and `iteration` within the epoch count from 0."""
-        starts = [m if m >= 1 else m * epochs for m in self.milestones]
-        return base * self.factor ** sum(epoch >= start - 1e-9 for start in starts)
+        return base * self.factor ** sum(epoch >= _epoch(m, epochs) - 1e-9 for m in self.milestones)
+
+
+@value
+class Pieces:
+    """The base rate times the last of `factors` whose start is reached; `starts` are as the milestones of `Steps`."""
+
+    name: Literal["pieces"] = "pieces"
+    starts: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = (0.0,)
+    factors: tuple[Annotated[float, Field(ge=0, allow_inf_nan=False)], ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _paired(self) -> "Pieces":
+        if len(self.starts) != len(self.factors) or not self.starts or self.starts[0] != 0:
+            raise ValueError(f"starts {self.starts} and factors {self.factors}, expected as many; the first start is 0")
+        return self
+
+    def lr(self, base: float, epoch: int, iteration: int, iterations_per_epoch: int, epochs: int) -> float:
+        """The rate of one step; `epoch` of `epochs` and `iteration` within the epoch count from 0."""
+        reached = sum(epoch >= _epoch(start, epochs) - 1e-9 for start in self.starts)
+        return base * self.factors[reached - 1]
 
 
 @value
@@ -151,4 +186,4 @@ class Cosine:
         return self.floor + (base - self.floor) * (1 + math.cos(math.pi * share)) / 2
 
 
-Schedule = Annotated[Cosine | Steps | Constant, Field(discriminator="name")]
+Schedule = Annotated[Cosine | Steps | Pieces | Constant, Field(discriminator="name")]

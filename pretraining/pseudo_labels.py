@@ -4,7 +4,7 @@ Labels are made once, before pretraining, on un-augmented training images, and s
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from pydantic import Field
 from sklearn.cluster import KMeans
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import derive
 from robustcl.models.value import value
 from robustcl.pretraining.images import Images
 
+Network = Callable[[Tensor], Tensor]
 Labels = dict[int, Tensor]
 """K -> (n,) int64 labels from 0 to K - 1, in the order of the images."""
 
@@ -34,18 +34,34 @@ class ClusterFit:
     restarts: int = Field(default=10, ge=1)
 
 
-def features(encoder: Encoder, images: Images, batch: int = 512) -> Tensor:
-    """(n, width) features of unit length of the un-augmented images, in eval mode, by way of the first route."""
-    encoder.eval()
+def features(network: Network, images: Images, batch: int = 512) -> Tensor:
+    """(n, width) features of unit length of the un-augmented images; a module in eval mode, an encoder's first route.
+
+    Errors: `UserError` where `network` answers anything but (n, width) finite numbers.
+    """
+    if isinstance(network, nn.Module):
+        network.eval()
+    parts = []
     with torch.no_grad():
-        parts = [encoder(images.floats(slice(at, at + batch))) for at in range(0, len(images), batch)]
-    return F.normalize(torch.cat(parts).float(), dim=1)
+        for at in range(0, len(images), batch):
+            asked = images.floats(slice(at, at + batch))
+            part = network(asked)
+            if part.dim() != 2 or len(part) != len(asked):
+                raise UserError(f"labels: features of shape {tuple(part.shape)}, expected ({len(asked)}, width)")
+            parts.append(part.float())
+    found = torch.cat(parts)
+    if not torch.isfinite(found).all():
+        raise UserError("labels: features that are NaN or infinite, expected numbers")
+    return F.normalize(found, dim=1)
 
 
-def cluster(encoder: Encoder, images: Images, fit: ClusterFit, seed: int) -> Labels:
-    """Cluster labels for each K. Errors: `UserError` for a K outside 2 to n."""
-    points = features(encoder, images).cpu().numpy()
-    check_k(fit, len(points))
+def cluster(network: Network, images: Images, fit: ClusterFit, seed: int) -> Labels:
+    """Cluster labels for each K, from an encoder or any callable (n, channels, height, width) -> (n, width).
+
+    Errors: `UserError` for a K outside 2 to n, and for features of another shape.
+    """
+    check_k(fit, len(images))
+    points = features(network, images).cpu().numpy()
     labels = {}
     for k in fit.k:
         means = KMeans(k, n_init=fit.restarts, random_state=derive(seed, "k-means", k) % 2**32)
@@ -61,14 +77,24 @@ def check_k(fit: ClusterFit, n: int) -> None:
 
 
 def balance(labels: Mapping[int, Tensor]) -> dict[str, dict[str, Any]]:
-    """For each K the smallest and largest cluster, and the entropy of the labels in bits beside its maximum."""
-    report = {}
+    """For each K the smallest and largest cluster, and the entropy of the labels in bits beside its maximum.
+
+    A `warning` stands beside them where a cluster is empty, or where one holds more than half of the images for K of at
+    least 4: such labels teach little. Images without a label (-1) are in no cluster.
+    """
+    report: dict[str, dict[str, Any]] = {}
     for k, part in labels.items():
-        counts = part.bincount(minlength=k).double()
+        counts = part[part >= 0].bincount(minlength=k).double()
         share = counts[counts > 0] / counts.sum()
-        entropy = float(-(share * share.log2()).sum())
+        entropy = 0.0 - float((share * share.log2()).sum())
         sizes = {"smallest": int(counts.min()), "largest": int(counts.max())}
         report[str(k)] = {**sizes, "entropy": round(entropy, 3), "most": round(math.log2(k), 3)}
+        empty = int((counts == 0).sum())
+        odd = [f"{empty} of {k} clusters {'is' if empty == 1 else 'are'} empty"] if empty else []
+        if k >= 4 and counts.max() > len(part) / 2:
+            odd.append(f"one cluster holds {int(counts.max())} of {len(part)} images")
+        if odd:
+            report[str(k)]["warning"] = "; ".join(odd)
     return report
 
 
@@ -91,4 +117,6 @@ def load_labels(path: Path, n: int) -> Labels:
         if k < 2 or array.dtype.kind not in "iu" or array.shape != (n,) or array.min() < -1 or array.max() >= k:
             raise UserError(f"{path}: array '{name}' of shape {array.shape}, expected k_<K> with {n} labels below K")
         labels[k] = torch.from_numpy(array.astype(np.int64))
+    if not labels:
+        raise UserError(f"{path}: holds no labels, expected arrays k_<K> with {n} labels below K")
     return labels

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from robustcl.models.routing import batch_norm_mode
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.losses import kl
-from robustcl.pretraining.method import Batch, Net
+from robustcl.pretraining.method import Batch, Facts, Net
 
 Objective = Literal["clean", "adversarial", "trades"]
 Logits = Callable[[Tensor], Tensor]
@@ -52,7 +52,12 @@ def units(objective: Objective, ascent: Ascent, *, encoder: bool) -> float:
     return climb + passes * (3 if encoder else 1)
 
 
-def climbing(objective: Objective) -> dict[str, str]:
-    """What an objective perturbs and maximises, in words."""
-    goal = {"clean": "", "adversarial": "CE(x + d, y)", "trades": "KL(x || x + d)"}[objective]
-    return {"perturbs": "x", "maximises": goal} if goal else {}
+def facts(objective: Objective, ascent: Ascent, *, freezes: bool) -> Facts:
+    """The facts of training on labels: on everything, or with `freezes` on the head alone."""
+    return Facts(
+        units=units(objective, ascent, encoder=not freezes),
+        perturbs="" if objective == "clean" else "x",
+        maximises={"clean": "", "adversarial": "CE(x + d, y)", "trades": "KL(x || x + d)"}[objective],
+        supervision="labels",
+        freezes=freezes,
+    )

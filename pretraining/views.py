@@ -5,6 +5,7 @@ the generator and on its place in the batch alone, not on how many images follow
 """
 
 import functools
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -33,10 +34,23 @@ def _recipes() -> dict[str, Recipe]:
         "weak": Recipe(ops=(PadCrop(padding=4), flip)),
         "advcl": Recipe(ops=(RandomResizedCrop(scale=(0.2, 1)), flip, jitter, gray)),
         "acl": Recipe(ops=(bicubic, flip, jitter, gray)),
+        "dynacl": Recipe(ops=(RandomResizedCrop(scale=(0.1, 1)), flip, jitter, gray)),
+        # Of the teacher of DeACL (solo-learn), without its blur.
+        "teacher": Recipe(
+            ops=(
+                RandomResizedCrop(scale=(0.08, 1), interpolation="bicubic"),
+                ColorJitter(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2),
+                gray,
+                flip,
+            )
+        ),
         "rocl": Recipe(ops=(jitter, gray, flip, RandomResizedCrop(scale=(0.08, 1)))),
         # Handwritten digits of 8x8 pixels: no flip, which makes other signs of them, and no small windows.
         "digits": Recipe(ops=(RandomResizedCrop(scale=(0.5, 1)), digit)),
         "digits-weak": Recipe(ops=(PadCrop(padding=1),)),
+        # For any small images: colours where there are any, and no flip, which makes other signs of digits.
+        "mini": Recipe(ops=(RandomResizedCrop(scale=(0.3, 1)), jitter, gray)),
+        "mini-weak": Recipe(ops=(PadCrop(padding=2),)),
     }
 
 
@@ -61,6 +75,27 @@ def _read(given: Any) -> Any:
 
 RecipeField = Annotated[Recipe, BeforeValidator(_read)]
 """The type of a method's field: a text reads as the recipe of that name. It is written with all of its parameters."""
+
+
+def weakened(recipe: Recipe, strength: float) -> Recipe:
+    """The recipe at a strength from 0 to 1, as DynACL (Luo et al., ICLR 2023) anneals it; 1 is the recipe itself.
+
+    Windows keep at least 1 - strength (1 - low) of the area; jitter and grayscale scale in size and in probability.
+    The flip stays at its probability at every strength. Errors: `UserError` for a strength outside 0 to 1.
+    """
+    if not 0 <= strength <= 1:
+        raise UserError(f"views: strength {strength}, expected a number from 0 to 1")
+    return Recipe(ops=tuple(_weaker(op, strength) for op in recipe.ops))
+
+
+def _weaker(op: Operation, s: float) -> Operation:
+    if isinstance(op, RandomResizedCrop):
+        low, high = op.scale
+        return replace(op, scale=(high - s * (high - low), high))
+    if isinstance(op, ColorJitter):
+        sizes = {name: s * getattr(op, name) for name in ("brightness", "contrast", "saturation", "hue", "p")}
+        return replace(op, **sizes)
+    return replace(op, p=s * op.p) if isinstance(op, Grayscale) else op
 
 
 def apply(recipe: Recipe, images: Tensor, generator: torch.Generator) -> Tensor:

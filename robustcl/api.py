@@ -14,7 +14,7 @@ from robustcl.console import Display
 from robustcl.models.architecture import Architecture, read_architecture
 from robustcl.models.checkpoint import load_encoder as load_encoder
 from robustcl.models.encoder import Encoder
-from robustcl.models.errors import UserError
+from robustcl.models.errors import UserError, nearest
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
@@ -91,16 +91,24 @@ def pretrain(
     threat: Threat | None = None,
     labels: Tensor | None = None,
     pseudo: Mapping[int, Tensor] | None = None,
+    given: Mapping[str, Encoder] | None = None,
     seed: int = 0,
     keep: str | Path | None = None,
     device: str = "cpu",
 ) -> Encoder:
     """Pretrain an encoder on `images` (n, channels, height, width), float32 in [0, 1] or uint8; all its routes stay.
 
-    `labels` (n,) are for supervised methods, `pseudo` (K -> (n,) labels below K) for AdvCL; `keep` is a file for the
-    state after each epoch, from which an interrupted call goes on. Errors: `UserError`, `NumberError`.
+    `labels` (n,) are for supervised methods, `pseudo` (K -> (n,) labels below K) for AdvCL, `given` are the encoders
+    that a method needs, by their roles, such as `{"teacher": encoder}`. `keep` is a file for the state after each
+    epoch, from which an interrupted call goes on. What is returned is what the method deploys: the trained encoder, or
+    the copy that moves beside it. Errors: `UserError`, `NumberError`.
     """
     chosen = read_method({"method": method}, "pretrain") if isinstance(method, str) else method
+    needs, given = chosen.facts.needs, given or {}
+    for role in given:
+        if role not in needs:
+            says = f"the method needs {' and '.join(needs) or 'no encoder'}"
+            raise UserError(f"pretrain: given '{role}', {says}{nearest(role, needs)}")
     if chosen.supervision == "labels" and labels is None:
         raise UserError("pretrain: the method reads labels, expected labels=")
     if chosen.supervision == "pseudo" and not pseudo:
@@ -116,7 +124,7 @@ def pretrain(
     architecture = table if isinstance(table, Architecture) else read_architecture(table, "encoder")
     made = Encoder(architecture, whole.shape, routes=chosen.routes, seed=seed)
     targets = Targets(classes=whole.classes, pseudo=pseudo or {})
-    net = build_net(chosen, made, targets, seed).to(device)
+    net = build_net(chosen, made, targets, seed, given).to(device)
     path = Path(keep) if keep else None
     fit(chosen, net, whole, Run(seed=seed, threat=threat, pseudo=pseudo or {}, keep=path, where="pretrain"))
-    return net.encoder
+    return net.deployed(chosen.facts.network)

@@ -1,7 +1,7 @@
 """The only owner of what is told before anything starts: the plan with its cost, and what there is to choose from."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from robustcl.models.encoder import Encoder
 from robustcl.models.errors import unknown
 from robustcl.models.plugin import find, names
 from robustcl.pretraining.method import PACKAGE as METHODS
-from robustcl.pretraining.method import Method
+from robustcl.pretraining.method import Method, every, named
 
 
 def outline(job: Job) -> str:
@@ -58,9 +58,12 @@ def _passes_per_second(job: Job) -> float:
 
 
 def listing(kind: str | None) -> str:
-    """What there is of one kind, or of all. Errors: `UserError` for an unknown kind."""
+    """What there is of one kind, or of all; of all, methods with their papers alone.
+
+    Errors: `UserError` for an unknown kind.
+    """
     kinds: Mapping[str, Any] = {
-        "methods": lambda: {name: find(METHODS, "method", name, Method, "ls").source for name in names(METHODS)},
+        "methods": lambda: {name: found.source for name, found in _methods().items()},
         "schemes": lambda: {name: f"trains {s.trains} on {s.objective}" for name, s in schemes().items()},
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": lambda: {
@@ -73,11 +76,54 @@ def listing(kind: str | None) -> str:
     }
     if kind is not None and kind not in kinds:
         raise unknown("ls", "kind", kind, kinds)
+    if kind == "methods":
+        return _methods_in_full()
     blocks = []
     for title in [kind] if kind else kinds:
         rows = kinds[title]().items()
         blocks.append("\n".join([title, *(f"  {name:<14} {text}".rstrip() for name, text in rows)]))
     return "\n\n".join(blocks)
+
+
+def _methods() -> dict[str, type[Method]]:
+    return {name: find(METHODS, "method", name, Method, "ls") for name in names(METHODS)}
+
+
+def _methods_in_full() -> str:
+    """The facts of every method and arm, the paper of every method, and what the words mean."""
+    facts = [("method", "units", "labels", "needs", "routes", "perturbs", "maximises"), *map(_facts, every())]
+    papers = [("method", "paper", "BibTeX key"), *((name, m.source, m.cite) for name, m in _methods().items())]
+    return "\n".join(
+        [
+            "methods",
+            *_aligned(facts),
+            "",
+            "papers",
+            *_aligned(papers),
+            "",
+            'acl/A2S is an arm; in a suite: method = "acl", arm = "A2S".',
+            "units: passes per image and epoch (a forward is 1, an input gradient 1, a full backward 2; SimCLR is 6); "
+            "*: the route that is finetuned and judged",
+        ]
+    )
+
+
+def _facts(case: str) -> tuple[str, ...]:
+    """A row of the table of methods. What a method has none of is a dash."""
+    method = named(case)
+    facts = method.facts
+    routes = ", ".join(f"*{route}" if route == facts.deploy else route for route in method.routes)
+    copy = "" if facts.network == "trained" else f", {facts.network} copy"
+    needs = ", ".join(facts.needs) or "-"
+    said = (facts.perturbs or "-", facts.maximises or "-")
+    return (case, f"{facts.units:.4g}", facts.supervision, needs, routes + copy, *said)
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The rows with their columns below one another, two spaces apart; nothing is cut."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = (zip(row, widths, strict=True) for row in rows)
+    return ["  " + "  ".join(text.ljust(width) for text, width in row).rstrip() for row in padded]
 
 
 def _first_comment(text: str) -> str:

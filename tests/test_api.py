@@ -170,3 +170,26 @@ def test_more_mistakes_are_one_line(change: dict[str, Any], says: str) -> None:
 def test_pseudo_labels_that_do_not_fit_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(robustcl.UserError, match="expected 16 labels below 2"):
         robustcl.pretrain("advcl", torch.rand(16, 1, 8, 8), pseudo={2: labels}, encoder="tiny")
+
+
+def test_pretrain_is_given_what_a_method_needs() -> None:
+    from robustcl.bench.data import Digits
+    from robustcl.pretraining.method import named
+
+    train = Digits().load().train.take(slice(0, 64))
+    table = {"name": "tiny", "width": 4, "blocks": [1]}
+    short = {"weak": "digits-weak", "ascent": {"steps": 1}, "training": {"epochs": 1, "batch": 32}}
+    method = named("deacl", short)
+    teacher = robustcl.pretrain(
+        named("supervised", short), train.pixels, labels=train.labels, encoder=table, threat=THREAT
+    )
+    given = {"teacher": teacher.keep("normal")}
+    student = robustcl.pretrain(method, train.pixels, encoder=table, threat=THREAT, given=given)
+    assert student.routes == method.routes
+    for wrong, says in (
+        (None, "needs an encoder as its teacher"),
+        ({**given, "start": teacher}, "given 'start', the method needs teacher"),
+    ):
+        with pytest.raises(UserError) as caught:
+            robustcl.pretrain(method, train.pixels, encoder=table, threat=THREAT, given=wrong)
+        assert says in one_line(caught.value)

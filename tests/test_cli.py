@@ -1,6 +1,7 @@
 """The command line: exit codes, one clean line for every mistake, and what stays on disk."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 import robustcl
 from robustcl import cli
+from robustcl.pretraining.method import every, named
 from tests.bench.tiny import visible, write_suite
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,7 +80,54 @@ def test_ls(call: Call, kind: str, holds: str) -> None:
     assert told.code == 0
     assert told.out.splitlines()[0] == kind
     assert any(line.startswith(f"  {holds}") for line in told.out.splitlines())
-    assert told.out.strip() in call("ls").out
+    if kind != "methods":  # whose facts are shown by themselves alone
+        assert told.out.strip() in call("ls").out
+
+
+def cells(lines: list[str]) -> dict[str, list[str]]:
+    """The rows of a table whose first line names the columns; they begin where those do."""
+    starts = [at.start() for at in re.finditer(r"(?<=  )\S", lines[0])]
+    rows = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_ls_methods_says_what_each_is(call: Call) -> None:
+    title, *facts = call("ls", "methods").out.split("\n\n")[0].splitlines()
+    papers = call("ls", "methods").out.split("\n\n")[1].splitlines()[1:]
+    assert title == "methods"
+    rows, cited = cells(facts), cells(papers)
+    assert rows["method"] == ["units", "labels", "needs", "routes", "perturbs", "maximises"]
+    assert list(rows)[1:] == every()
+    assert rows["simclr"] == ["6", "none", "-", "*normal", "-", "-"]
+    assert rows["acl/A2S"] == ["17", "none", "-", "normal, *pgd", "t1", "NT-Xent(t1 + d, t2)"]
+    assert rows["dynacl"][3] == "normal, *pgd, momentum copy"
+    assert rows["dynacl/trained"][3] == "normal, *pgd"
+    assert rows["deacl"][1:3] == ["none", "teacher"]
+    assert rows["lp_aff"][1:3] == ["pseudo", "start"]
+    assert rows["supervised"][1] == "labels"
+    assert list(cited)[1:] == [case for case in every() if "/" not in case]
+    assert cited["advcl"] == ["Fan et al., NeurIPS 2021", "fan2021advcl"]
+
+
+def test_ls_methods_is_whole_and_readable(call: Call) -> None:
+    told = call("ls", "methods").out.splitlines()
+    for case in every():
+        method = named(case)
+        (row,) = [line for line in told if line.startswith(f"  {case} ") and method.facts.supervision in line.split()]
+        assert method.facts.perturbs in row
+        assert method.facts.maximises in row
+        assert row == row.rstrip()
+        assert len(row) <= 140 or len(method.facts.maximises) > 40, f"{case} is {len(row)} wide"
+    assert 'method = "acl", arm = "A2S"' in told[-2]
+    assert "a forward is 1, an input gradient 1, a full backward 2; SimCLR is 6" in told[-1]
+    assert "*: " in told[-1]
+
+
+def test_ls_of_everything_has_methods_in_short(call: Call) -> None:
+    block = call("ls").out.split("\n\n")[0].splitlines()
+    assert block[0] == "methods"
+    assert [line.split()[0] for line in block[1:]] == [case for case in every() if "/" not in case]
+    assert "  advcl          Fan et al., NeurIPS 2021" in block
 
 
 BAD = [

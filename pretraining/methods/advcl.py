@@ -1,6 +1,6 @@
 """AdvCL (Fan et al., NeurIPS 2021): four views, three routes, two perturbations, pseudo-supervision over several K."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -127,7 +127,12 @@ class AdvCL(Method):
         return views
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
-        """Both attacks of official AdvCL; one joint sign step there equals two ascents, each has a term of its own.
+        return self.attack(net, views, batch, lambda z: sup_con(z, self.temperature))
+
+    def attack(self, net: Net, views: Views, batch: Batch, contrast: Callable[[Sequence[Tensor]], Tensor]) -> Views:
+        """Both attacks of official AdvCL, the first one up `contrast` of (perturbed, clean) projections.
+
+        One joint sign step there equals two ascents here, since each perturbation has a term of its own.
 
         The clean views do not depend on the perturbation: they are forwarded once, with the graph that the loss needs.
         The running statistics of the encoder are replayed as official AdvCL moves them; those of the projector's batch
@@ -146,11 +151,11 @@ class AdvCL(Method):
             with torch.no_grad(), batch_norm_mode(net, False):
                 fixed = [net(views[name], "projector", "normal") for name in self.clean]
 
-        def contrast(x: Tensor) -> Tensor:
-            return sup_con([*self.project(net, x), *fixed], self.temperature)
+        def climbed(x: Tensor) -> Tensor:
+            return contrast([*self.project(net, x), *fixed])
 
         origins = torch.cat([views[TEMPTED[view]] for view in self.attacked])
-        found["x_cl"] = self.ascent(contrast, origins, batch.ball, net, batch.draws("contrast"))
+        found["x_cl"] = self.ascent(climbed, origins, batch.ball, net, batch.draws("contrast"))
         if self.weight:
             found["x_ce"] = self.ascent(
                 lambda x: self.clusters(net, x, batch, "sum"), views["origin"], batch.ball, net, batch.draws("clusters")
@@ -162,10 +167,18 @@ class AdvCL(Method):
         return [net(part, "projector", "pgd") for part in x.chunk(len(self.attacked))]
 
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
-        z = [*self.project(net, views["x_cl"]), *(views[f"z_{name}"] for name in self.clean)]
-        scale = {"official": self.temperature / BASE_TEMPERATURE, "paper": len(z) * (len(z) - 1), "mean": 1}
-        terms = {"contrast": sup_con(z, self.temperature, scale[self.weighting])}
-        return terms | self.pseudo(net, views, batch)
+        contrast = sup_con(self.projections(net, views), self.temperature, self.scale)
+        return {"contrast": contrast} | self.pseudo(net, views, batch)
+
+    def projections(self, net: Net, views: Views) -> list[Tensor]:
+        """Those of the perturbed views, then those of the clean ones."""
+        return [*self.project(net, views["x_cl"]), *(views[f"z_{name}"] for name in self.clean)]
+
+    @property
+    def scale(self) -> float:
+        """What the mean over all ordered pairs of views is multiplied by."""
+        m = len(self.contrasted)
+        return {"official": self.temperature / BASE_TEMPERATURE, "paper": m * (m - 1), "mean": 1.0}[self.weighting]
 
     def pseudo(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
         """The weighted term of the pseudo-supervision, unless it is left out."""

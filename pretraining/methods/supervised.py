@@ -1,6 +1,7 @@
 """Supervised training as the upper baseline: standard, PGD adversarial (Madry et al.) and TRADES (Zhang et al.)."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from robustcl.models.value import value
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.method import Batch, Facts, Method, Net, Targets, Training, Views
 from robustcl.pretraining.optim import Optimiser, Steps
-from robustcl.pretraining.supervision import Objective, attack, climbing, terms, units
+from robustcl.pretraining.supervision import Objective, attack, facts, terms
 from robustcl.pretraining.views import RecipeField, apply, recipe
 
 RECIPE = Training(
@@ -33,6 +34,11 @@ class Supervised(Method):
     source: ClassVar[str] = "Madry et al., ICLR 2018; Zhang et al., ICML 2019"
     cite: ClassVar[str] = "madry2018pgd"
 
+    arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trades": {"objective": "trades"},
+        "clean": {"objective": "clean"},
+    }
+
     training: Training = RECIPE
     objective: Objective = "adversarial"
     weak: RecipeField = recipe("weak")
@@ -41,11 +47,7 @@ class Supervised(Method):
 
     @property
     def facts(self) -> Facts:
-        return Facts(
-            units=units(self.objective, self.ascent, encoder=True),
-            supervision="labels",
-            **climbing(self.objective),
-        )
+        return facts(self.objective, self.ascent, freezes=False)
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
         return {"classes": linear(width, targets.classes)}

@@ -1,17 +1,23 @@
 """The plan: what is in a key and what is not, and each stage once."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from robustcl.bench.data import Digits, Npz
 from robustcl.bench.plan import Plan, plan
 from robustcl.bench.schemes import Scheme
 from robustcl.bench.spec import read_suite
+from robustcl.models.architectures.tiny import Tiny
+from robustcl.models.checkpoint import save_encoder
+from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.pretraining.methods.supervised import Supervised
-from tests.bench.tiny import write_suite
+from robustcl.pretraining.pseudo_labels import save_labels
+from tests.bench.tiny import one_line, write_suite
 
 MORE = """
 [pretrain.clean]
@@ -135,3 +141,239 @@ def test_what_cannot_run_is_refused_before_anything_starts(tmp_path: Path, overr
     more = '\n[pretrain.clean]\nmethod = "simclr"\n[labels.c]\nencoder = "clean"\n'
     with pytest.raises(UserError, match=says):
         planned(tmp_path, override, more=more)
+
+
+TEACHER = """
+[pretrain.clean]
+method = "simclr"
+strong = "digits"
+training = { epochs = 1 }
+
+[pretrain.other]
+method = "simclr"
+strong = "digits"
+
+[pretrain.student]
+method = "deacl"
+teacher = "clean"
+training = { epochs = 2, snapshots = [1] }
+
+[labels.groups]
+encoder = "other"
+k = [3]
+
+[table]
+rows = ["student", "at"]
+"""
+
+
+def test_what_is_no_row_is_planned_where_it_is_used(tmp_path: Path) -> None:
+    made = planned(tmp_path, more=TEACHER)
+    assert [cell["encoder"] for cell in made.cells] == ["random", "student", "at"]
+    labels = {stage.label: stage for stage in made.stages}
+    assert {label for label in labels if label.startswith(("pretrain", "labels"))} == {
+        f"pretrain {name}" for name in ("random", "clean", "student", "at")
+    }
+    assert dict(labels["pretrain student"].parents) == {"teacher": labels["pretrain clean"]}
+    order = list(labels)
+    assert order.index("pretrain clean") < order.index("pretrain student")
+    assert set(made.cost) == {stage.key for stage in made.stages}
+
+
+SEQUENCE = """
+[labels.groups]
+encoder = "first"
+k = [3]
+
+[pretrain.first]
+method = "dynacl"
+
+[pretrain.second]
+method = "lp_aff"
+start = "first"
+labels = "groups"
+
+[table]
+rows = ["second"]
+"""
+
+
+def test_an_encoder_may_be_start_and_source_of_labels(tmp_path: Path) -> None:
+    made = planned(tmp_path, more=SEQUENCE)
+    labels = {stage.label: stage for stage in made.stages}
+    assert [label for label in labels if label.startswith(("pretrain", "labels"))] == [
+        "pretrain random", "pretrain first", "labels groups", "pretrain second"
+    ]  # fmt: skip
+    second = labels["pretrain second"]
+    assert second.parents["start"].key == second.parents["labels"].parents["encoder"].key
+    assert len({stage.key for stage in made.stages}) == len(made.stages)
+
+
+def test_rows_are_in_no_key(tmp_path: Path) -> None:
+    every, few = (
+        planned(tmp_path, more=MORE),
+        planned(tmp_path, "table.rows=['at']", "table.schemes=['AFF']", more=MORE),
+    )
+    assert keys(few).items() < keys(every).items()
+    assert {(cell["encoder"], cell["scheme"]) for cell in few.cells} == {("random", "AFF"), ("at", "AFF")}
+
+
+def test_a_teacher_moves_its_student(tmp_path: Path) -> None:
+    before = keys(planned(tmp_path, more=TEACHER))
+    after = keys(planned(tmp_path, "pretrain.clean.training.epochs=2", more=TEACHER))
+    assert {label for label, key in before.items() if after[label] != key} == {
+        "pretrain clean", "pretrain student", "finetune student SLF", "evaluate student SLF"
+    }  # fmt: skip
+
+
+def test_a_snapshot_is_told_apart_and_moves_no_other_row(tmp_path: Path) -> None:
+    both = planned(tmp_path, "table.rows=['student', 'student@1']", more=TEACHER)
+    alone = planned(tmp_path, "table.rows=['student']", more=TEACHER)
+    assert keys(alone).items() < keys(both).items()
+    stages = {stage.label: stage for stage in both.stages}
+    last, early = stages["finetune student SLF"], stages["finetune student@1 SLF"]
+    assert "snapshot" not in last.part
+    assert early.part == {**last.part, "snapshot": 1}
+    assert early.parents["encoder"].key == last.parents["encoder"].key
+    protocols = {cell["encoder"]: cell["protocol"] for cell in both.cells}
+    assert protocols["student"] == "route normal, SLF 1 epochs, last epoch"
+    assert protocols["student@1"] == "route normal, pretraining's epoch 1, SLF 1 epochs, last epoch"
+
+
+def save_data(path: Path, side: int = 8, channels: int = 0, n: int = 40) -> Path:
+    shape = (n, side, side, *([channels] if channels else []))
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    labels = np.arange(n) % 4
+    np.savez(path, train_images=images, test_images=images, train_labels=labels, test_labels=labels)
+    return path
+
+
+def test_a_target_is_what_is_finetuned_and_judged_on(tmp_path: Path) -> None:
+    path = save_data(tmp_path / "four.npz")
+    points = read_suite(write_suite(tmp_path), ["target.name=npz", f"target.path='{path}'"])
+    assert points[0].target is not None
+    target = points[0].target.load()
+    made, own = plan(points, SPLITS, target), planned(tmp_path, more="")
+    here, there = keys(made), keys(own)
+    assert {label for label in here if here[label] != there[label]} == {
+        f"{verb} {name} SLF" for verb in ("finetune", "evaluate") for name in ("random", "at")
+    }
+    data = {stage.kind: stage.part["data"] for stage in made.stages}
+    test = target.test.sample(40).fingerprint
+    assert data == {
+        "pretrain": SPLITS.train.fingerprint, "finetune": target.train.fingerprint, "evaluate": test
+    }  # fmt: skip
+    assert {(cell["data"], cell["classes"]) for cell in made.cells} == {("digits -> four", 4)}
+    assert {(cell["data"], cell["classes"]) for cell in own.cells} == {("digits", 10)}
+
+
+@pytest.mark.parametrize(
+    ("side", "channels", "says"),
+    [
+        (9, 0, "tiny.target: images of shape (1, 9, 9), expected (1, 8, 8) as in [data]; set size = 8"),
+        (8, 3, "tiny.target: images of shape (3, 8, 8), expected (1, 8, 8) as in [data]"),
+    ],
+)
+def test_a_target_of_another_shape_is_one_line(tmp_path: Path, side: int, channels: int, says: str) -> None:
+    path = save_data(tmp_path / "other.npz", side, channels)
+    points = read_suite(write_suite(tmp_path), ["target.name=npz", f"target.path='{path}'"])
+    assert points[0].target is not None
+    with pytest.raises(UserError) as caught:
+        plan(points, SPLITS, points[0].target.load())
+    assert one_line(caught.value) == says
+
+
+LABELLED = """
+[labels.own]
+encoder = "at"
+k = [3]
+
+[labels.theirs]
+file = "theirs.npz"
+
+[pretrain.plain]
+method = "advcl"
+labels = "own"
+
+[pretrain.better]
+method = "advcl"
+labels = "theirs"
+
+[pretrain.student]
+method = "deacl"
+teacher = "better"
+"""
+
+
+def save_theirs(path: Path, seed: int = 0) -> Path:
+    n = len(SPLITS.train)
+    found = torch.randint(5, (n,), generator=torch.Generator().manual_seed(seed))
+    save_labels(path, {5: found})
+    return path
+
+
+def test_labels_from_a_file_are_known_by_their_content(tmp_path: Path) -> None:
+    found = []
+    for name, seed in (("one", 0), ("two", 0), ("three", 1)):
+        path = save_theirs(tmp_path / f"{name}.npz", seed)
+        made = planned(tmp_path, f"labels.theirs.file='{path}'", more=LABELLED)
+        assert list(made.files.values()) == [path.resolve()]
+        found.append(keys(made))
+    one, two, three = found
+    assert one == two, "the path is in no key"
+    moved = {label for label, key in one.items() if three[label] != key}
+    assert {label.split()[1] for label in moved} == {"theirs", "better", "student"}
+
+
+def test_external_data_is_said_of_all_that_it_went_into(tmp_path: Path) -> None:
+    path = save_theirs(tmp_path / "theirs.npz")
+    made = planned(tmp_path, f"labels.theirs.file='{path}'", more=LABELLED)
+    said = {cell["encoder"] for cell in made.cells if cell["protocol"].endswith(", external data")}
+    assert said == {"better", "student"}
+    own = planned(tmp_path, f"labels.theirs.file='{path}'", "labels.theirs.external=false", more=LABELLED)
+    assert not any("external" in cell["protocol"] for cell in own.cells)
+    assert keys(own) == keys(made)
+
+
+def test_files_nobody_uses_are_not_looked_for(tmp_path: Path) -> None:
+    assert planned(tmp_path, "table.rows=['at', 'plain']", more=LABELLED).files == {}
+    with pytest.raises(UserError, match=r"tiny\.labels\.theirs\.file: .*theirs\.npz: no such file"):
+        planned(tmp_path, more=LABELLED)
+
+
+def test_labels_of_other_images_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    save_labels(tmp_path / "few.npz", {5: torch.arange(360) % 5})
+    with pytest.raises(UserError, match="expected k_<K> with 1437 labels below K") as caught:
+        planned(tmp_path, f"labels.theirs.file='{tmp_path / 'few.npz'}'", more=LABELLED)
+    assert one_line(caught.value)
+
+
+def test_an_encoder_for_other_images_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.safetensors"
+    more = f"\n[labels.saved]\ncheckpoint = '{path}'\nk = [3]\n[pretrain.x]\nmethod = 'advcl'\nlabels = 'saved'\n"
+    save_encoder(path, Encoder(Tiny(width=4), (1, 9, 9)), "normal")
+    with pytest.raises(UserError, match=r"takes images of shape \(1, 9, 9\), expected \(1, 8, 8\)"):
+        planned(tmp_path, more=more)
+    save_encoder(path, Encoder(Tiny(width=4), (1, 8, 8)), "normal")
+    (stage,) = [stage for stage in planned(tmp_path, more=more).stages if stage.kind == "labels"]
+    assert stage.part["checkpoint"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert stage.part["fit"] == {"k": [3], "restarts": 10}
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "says"),
+    [
+        ("resnet5", "x.pth", "tiny.labels.vision: unknown network 'resnet5'"),
+        ("resnet18", "IMAGENET1K_V2", "unknown weights (or path.pth) 'IMAGENET1K_V2'"),
+        ("resnet18", "IMAGENET1K_V1", "not there and never downloaded by robustcl, expected it; get it from https://"),
+        ("resnet18", "nowhere.pth", "nowhere.pth: no such file"),
+    ],
+)
+def test_weights_that_are_not_there_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, weights: str, says: str
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    more = f"\n[labels.vision]\ntorchvision = '{name}'\nweights = '{weights}'\n"
+    with pytest.raises(UserError) as caught:
+        planned(tmp_path, more=more + "[pretrain.x]\nmethod = 'advcl'\nlabels = 'vision'\n")
+    assert says in one_line(caught.value)

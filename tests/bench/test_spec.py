@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from robustcl.bench import spec
 from robustcl.bench.data import Digits
 from robustcl.bench.plan import plan
-from robustcl.bench.spec import RANDOM, read_suite, resolved, suites
+from robustcl.bench.spec import RANDOM, Suite, read_suite, resolved, suites
 from robustcl.models.errors import UserError
+from robustcl.models.plugin import name_of
 from tests.bench.tiny import one_line, write_suite
 
 BAD = [
@@ -47,6 +50,28 @@ BAD = [
     ("judge.images=0", "0 is wrong", ""),
     ("encoder.mean=0.5", "expected a list of numbers", ""),
     ("judge.images.more=3", "'images' is not a table", ""),
+    ("table=3", "3 is wrong, expected a table [table]", ""),
+    ("table.row=['at']", "unknown key 'row'", "rows"),
+    ("table.rows=['att']", "tiny.table.rows: unknown encoder 'att'", "at"),
+    ("table.rows=[]", "tiny.table.rows: [] is wrong, expected at least one name, each once", ""),
+    ("table.rows=['at', 'at']", "expected at least one name, each once", ""),
+    ("table.rows=['random']", "unknown encoder 'random'", ""),
+    ("table.rows=['at@3']", "'at@3', expected one of pretrain.at.training.snapshots (none)", ""),
+    ("table.rows=['att@3']", "unknown encoder 'att'", "at"),
+    ("table.rows=['at@last']", "expected one of pretrain.at.training.snapshots", ""),
+    ("table.schemes=['SLG']", "tiny.table.schemes: unknown scheme 'SLG'", "SLF"),
+    ("table.schemes=[]", "expected at least one name", ""),
+    ("target=3", "3 is wrong, expected a table [target]", ""),
+    ("target.name=digit", "unknown data set 'digit'", "digits"),
+    (
+        "data.name=npz",
+        "tiny.data.path: missing, expected the path of an .npz, for example --set data.path=mnist.npz",
+        "",
+    ),
+    ("target.name=npz", "tiny.target.path: missing, expected the path of an .npz", ""),
+    ("target.name=folder", "expected the path of a folder, for example --set target.path=images/", ""),
+    ("pretrain.at.teacher=at", "tiny.pretrain.at: unknown key 'teacher', expected one of", ""),
+    ("extends=quickstart", "read before --set, expected it in the file", ""),
     ("=3", "expected path.to.key=value", ""),
     ("judge.images", "expected path.to.key=value", ""),
 ]
@@ -71,7 +96,21 @@ def test_what_is_wrong_is_one_line_with_the_nearest_name(tmp_path: Path, overrid
         ("[pretrain.x]\nmethod = 'advcl'", "expected labels = <a name below [labels]>"),
         ("[pretrain.x]\nmethod = 'advcl'\nlabels = 'group'\n[labels.groups]\nencoder = 'at'", "did you mean 'groups'?"),
         ("[labels.groups]\nencoder = 'att'", "did you mean 'at'?"),
-        ("[labels.groups]\nk = [3]", "missing key 'encoder'"),
+        ("[labels.groups]\nk = [3]", "missing key 'encoder', expected one of encoder, file, checkpoint, torchvision"),
+        ("[labels.groups]\nencoder = 'at'\nfile = 'x.npz'", "both encoder and file, expected one source"),
+        ("[labels.groups]\nencoder = 'at'\nkk = [3]", "unknown key 'kk' beside encoder"),
+        ("[labels.groups]\nencoder = 'at'\nexternal = true", "unknown key 'external' beside encoder"),
+        ("[labels.groups]\nfile = 'x.npz'\nk = [3]", "unknown key 'k' beside file, expected one of file, external"),
+        ("[labels.groups]\nencoder = 3", "3 is wrong"),
+        ("[labels.groups]\ntorchvision = 'resnet50'", "labels.groups.weights: missing"),
+        ("[labels.groups]\ntorchvision = 'resnet50'\nweights = 'x.pth'\nsize = 0", "0 is wrong"),
+        ("[pretrain.x]\nmethod = 'deacl'", "needs an encoder, expected teacher = <a name below [pretrain]>"),
+        ("[pretrain.x]\nmethod = 'deacl'\nteachr = 'at'", "did you mean 'teacher'?"),
+        ("[pretrain.x]\nmethod = 'deacl'\nteacher = 'att'", "tiny.pretrain.x.teacher: unknown encoder 'att'"),
+        ("[pretrain.x]\nmethod = 'deacl'\nteacher = 3", "pretrain.x.teacher: 3 is wrong, expected a name"),
+        ("[pretrain.x]\nmethod = 'deacl'\nteacher = 'at'\nstart = 'at'", "unknown key 'start', expected one of"),
+        ("[pretrain.x]\nmethod = 'deacl'\nteacher = 'x'", "tiny.pretrain.x: a circle (x needs x)"),
+        ("[pretrain.x]\nmethod = 'deacl'\nteacher = 'random'", "unknown encoder 'random'"),
         ("[pretrain.x]\ntemperature = 1", "missing key 'method'"),
         ("[finetune.SLFF]", "did you mean 'SLF'?"),
         ("[grid]\n'judge.batch' = 3", "expected a list of values"),
@@ -92,6 +131,127 @@ def test_missing_tables_are_named(tmp_path: Path, table: str) -> None:
     path.write_text("\n\n".join(block for block in blocks if f"[{table}" not in block))
     with pytest.raises(UserError, match=rf"tiny: missing table \[{table}\]"):
         read_suite(path)
+
+
+CIRCLE = """
+[labels.groups]
+encoder = "student"
+
+[pretrain.teacher]
+method = "advcl"
+labels = "groups"
+
+[pretrain.student]
+method = "deacl"
+teacher = "teacher"
+"""
+
+
+def test_circles_go_through_labels_too(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, more=CIRCLE)
+    with pytest.raises(UserError) as caught:
+        read_suite(path)
+    assert one_line(caught.value) == (
+        "tiny.pretrain.teacher: a circle (teacher needs student needs teacher), expected one to come first"
+    )
+    (suite,) = read_suite(path, ["labels.groups.encoder=at"])
+    assert suite.pretrain["student"].given == {"teacher": "teacher"}
+    assert resolved(suite)["pretrain"]["student"]["teacher"] == "teacher"
+
+
+def test_labels_may_come_from_an_encoder_that_reads_labels(tmp_path: Path) -> None:
+    more = "[labels.a]\nencoder = 'at'\n[labels.b]\nencoder = 'one'\n" + "".join(
+        f"[pretrain.{name}]\nmethod = 'advcl'\nlabels = '{labels}'\n" for name, labels in (("one", "a"), ("two", "b"))
+    )
+    (suite,) = read_suite(write_suite(tmp_path, more="\n" + more))
+    assert suite.pretrain["two"].labels == "b"
+    with pytest.raises(UserError, match=r"a circle \(one needs one\)"):
+        read_suite(tmp_path / "tiny.toml", ["labels.a.encoder=one"])
+
+
+def extending(folder: Path, base: str, more: str = "", name: str = "mine") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(f'# My own.\nextends = "{base}"\n{more}')
+    return path
+
+
+def test_a_suite_extends_another(tmp_path: Path) -> None:
+    write_suite(tmp_path)
+    more = "[pretrain.at.training]\nepochs = 9\n[pretrain.new]\nmethod = 'simclr'\n[judge]\nimages = 3\n"
+    path = extending(tmp_path, "./tiny.toml", more)
+    (suite,) = read_suite(path)
+    assert (suite.name, suite.head) == ("mine", "# My own.")
+    assert list(suite.pretrain) == ["at", "new"]
+    assert suite.pretrain["at"].method.training.epochs == 9
+    assert suite.pretrain["at"].method.training.batch == 256, "what is not named stays"
+    assert suite.judge.images == 3
+    (suite,) = read_suite(path, ["judge.images=4"])
+    assert suite.judge.images == 4, "overrides come after extending"
+    further = extending(tmp_path, "mine.toml", "[grid]\n'judge.images' = [5, 6]\n", name="further")
+    assert [point.judge.images for point in read_suite(further)] == [5, 6]
+
+
+def test_a_table_of_another_name_replaces_the_one_below(tmp_path: Path) -> None:
+    write_suite(tmp_path)
+    (suite,) = read_suite(extending(tmp_path, "tiny.toml", "[encoder]\nname = 'resnet'\n"))
+    assert name_of(suite.architecture) == "resnet"
+    (suite,) = read_suite(extending(tmp_path, "quickstart", "[pretrain.simclr]\noutput = 7\n"))
+    assert suite.head == "# My own."
+    assert list(suite.pretrain) == ["simclr", "at", "advcl"]
+    assert resolved(suite)["pretrain"]["simclr"]["output"] == 7
+
+
+@pytest.mark.parametrize(
+    ("base", "says"),
+    [
+        ("quikstart", "mine.extends: unknown suite 'quikstart'"),
+        ("other.toml", "no such file, expected a suite in TOML, relative to mine.toml"),
+        ("mine.toml", "mine.extends: a circle (mine -> mine)"),
+        ("back.toml", "back.extends: a circle (mine -> back -> mine)"),
+    ],
+)
+def test_wrong_extensions_are_one_line(tmp_path: Path, base: str, says: str) -> None:
+    extending(tmp_path, "mine.toml", name="back")
+    with pytest.raises(UserError) as caught:
+        read_suite(extending(tmp_path, base))
+    assert says in one_line(caught.value)
+
+
+def test_what_is_extended_is_a_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="extends: 3 is wrong, expected the name of a suite"):
+        read_suite(_written(tmp_path, "extends = 3\n"))
+
+
+def _written(folder: Path, text: str) -> Path:
+    path = folder / "some.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_base_is_extended_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_suite(tmp_path, "_base")
+    extending(tmp_path, "_base", name="paper")
+    monkeypatch.setattr(spec, "FOLDER", tmp_path)
+    assert list(suites()) == ["paper"]
+    assert read_suite("paper")[0].pretrain["at"].method.training.epochs == 1
+    with pytest.raises(UserError, match="unknown suite '_base'"):
+        read_suite("_base")
+
+
+def test_rows_and_schemes_keep_the_order_of_the_table(tmp_path: Path) -> None:
+    more = "[pretrain.new]\nmethod = 'simclr'\n[finetune.AFF]\n[table]\nrows = ['new', 'at']\nschemes = ['AFF']\n"
+    (suite,) = read_suite(write_suite(tmp_path, more="\n" + more))
+    assert [str(row) for row in suite.rows] == ["new", "at"]
+    assert suite.schemes == ["AFF"]
+    (suite,) = read_suite(write_suite(tmp_path))
+    assert ([str(row) for row in suite.rows], suite.schemes) == (["at"], ["SLF"])
+
+
+def test_a_snapshot_is_a_row(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, more="\n[table]\nrows = ['at@2', 'at']\n")
+    (suite,) = read_suite(path, ["pretrain.at.training.epochs=3", "pretrain.at.training.snapshots=[2]"])
+    assert [(row.entry, row.snapshot) for row in suite.rows] == [("at", 2), ("at", None)]
+    assert resolved(suite)["table"] == {"rows": ["at@2", "at"], "schemes": ["SLF"]}
 
 
 def test_unknown_suites() -> None:
@@ -132,10 +292,27 @@ def test_head_comment_and_resolved(tmp_path: Path) -> None:
     assert RANDOM not in whole["pretrain"]
 
 
+def _read_with_data(name: str, folder: Path) -> list[Suite]:
+    """A suite, with images that mean nothing where it leaves the data to the command line."""
+    path, overrides = folder / "noise.npz", list[str]()
+    while True:
+        try:
+            return read_suite(name, overrides)
+        except UserError as error:
+            lacks = next((key for key in ("data", "target") if f".{key}.path: missing" in str(error)), None)
+            if lacks is None or f"{lacks}.path='{path}'" in overrides:
+                raise
+            overrides += [f"{lacks}.path='{path}'", f"{lacks}.train=600", "judge.images=10"]
+        images = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
+        labels = np.arange(600) % 10
+        np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
+
+
 @pytest.mark.parametrize("name", sorted(suites()))
-def test_suites_that_come_along_read_and_plan(name: str) -> None:
-    points = read_suite(name)
+def test_suites_that_come_along_read_and_plan(name: str, tmp_path: Path) -> None:
+    points = _read_with_data(name, tmp_path)
     assert points[0].head.startswith("# ")
-    made = plan(points, points[0].data.load())
+    target = points[0].target
+    made = plan(points, points[0].data.load(), target.load() if target else None)
     assert made.cells
     assert {stage.key for stage in made.stages} == set(made.cost)

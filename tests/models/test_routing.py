@@ -9,7 +9,7 @@ from torch import Tensor
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
-from robustcl.models.routing import Replay, batch_norm_mode, norms
+from robustcl.models.routing import Replay, adopt, batch_norm_mode, norms
 
 ROUTES = ("normal", "pgd", "pgd_ce")
 
@@ -131,3 +131,37 @@ def test_a_replay_of_no_times_changes_nothing(encoder: Encoder) -> None:
     before = statistics(encoder, "normal")
     replay.repeat(0)
     assert all(torch.equal(a, b) for a, b in zip(before, statistics(encoder, "normal"), strict=True))
+
+
+def test_every_route_begins_as_the_single_one(encoder: Encoder) -> None:
+    other = Encoder(Tiny(width=4), (1, 8, 8), routes=ROUTES, seed=2)
+    wander(other)
+    single = other.keep("pgd").eval()
+    for module, origin in ((encoder, single), (encoder.body, single.body)):
+        wander(encoder)
+        adopt(module, origin)
+        encoder.eval()
+        with torch.no_grad():
+            answers = [encoder(images(9), route) for route in ROUTES]
+        assert all(torch.equal(answer, single(images(9))) for answer in answers)
+    assert encoder.routes == ROUTES
+    encoder.train()(images(8), "normal")
+    assert torch.equal(statistics(encoder, "pgd")[0], statistics(single, "pgd")[0]), "the branches are apart"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Encoder(Tiny(width=5), (1, 8, 8)),
+        Encoder(Tiny(width=4, blocks=(1,)), (1, 8, 8)),
+        Encoder(Tiny(width=4, blocks=(1, 1, 1)), (1, 8, 8)),
+        Encoder(Tiny(width=4), (1, 8, 8), routes=ROUTES),
+    ],
+    ids=["width", "shallower", "deeper", "routes"],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(encoder: Encoder, other: Encoder) -> None:
+    before = copy.deepcopy(encoder.state_dict())
+    with pytest.raises(UserError) as caught:
+        adopt(encoder, other)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())

@@ -32,8 +32,8 @@ def network() -> Any:
         )
 
 
-@pytest.mark.parametrize("init", ["random", "clean", "gaussian"])
-def test_on_a_linear_model_it_is_the_corner_of_ball_and_box(init: Literal["random", "clean", "gaussian"]) -> None:
+@pytest.mark.parametrize("init", ["random", "clipped", "clean", "gaussian"])
+def test_on_a_linear_model_it_is_the_corner_of_ball_and_box(init: Literal["random", "clipped", "clean", "gaussian"]) -> None:
     x, w = random(6, 1, 8, 8), torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(1))
     found = Ascent(steps=20, init=init)(lambda p: (p * w).flatten(1).sum(1), x, LINF, nn.Identity(), draws())
     assert torch.allclose(found, (x + 8 / 255 * w.sign()).clamp(0, 1), rtol=0, atol=1e-6)
@@ -123,8 +123,29 @@ def test_the_starts() -> None:
     assert (narrow.abs() > 0.002).float().mean().item() == pytest.approx(0.0455, abs=0.006)
 
 
-@pytest.mark.parametrize("init", ["random", "clean", "gaussian"])
-def test_a_radius_of_zero_changes_nothing(init: Literal["random", "clean", "gaussian"]) -> None:
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_clipped_start_is_the_random_one_inside_ball_and_box(norm: Literal["linf", "l2", "l1"]) -> None:
+    x = random(50, 1, 8, 8).round()  # every pixel is on a side of the box
+    threat = Threat({"linf": "8/255", "l2": "1/2", "l1": "2"}[norm], norm=norm)
+    wide = Ascent(init="random").start(x, threat, draws())
+    start = Ascent(init="clipped").start(x, threat, draws())
+    assert wide.min() < 0
+    assert wide.max() > 1
+    assert torch.allclose(start, wide.clamp(0, 1), rtol=0, atol=1e-6)
+    assert 0 <= start.min() < start.max() <= 1
+    assert threat.distance(start, x).max() <= float(threat.eps) + 1e-6
+    seen: list[Tensor] = []
+
+    def objective(p: Tensor) -> Tensor:
+        seen.append(p.detach())
+        return p.sum()
+
+    Ascent(steps=1, init="clipped")(objective, x, threat, nn.Identity(), draws())
+    assert torch.equal(seen[0], start)
+
+
+@pytest.mark.parametrize("init", ["random", "clipped", "clean", "gaussian"])
+def test_a_radius_of_zero_changes_nothing(init: Literal["random", "clipped", "clean", "gaussian"]) -> None:
     x = random(4, 1, 8, 8)
     found = Ascent(init=init)(lambda p: p.sum(), x, Threat(0), nn.Identity(), draws())
     assert torch.equal(found, x)

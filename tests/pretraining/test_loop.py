@@ -1,25 +1,32 @@
 """Tests of the loop: equal runs, a run that is stopped and goes on, and numbers that go wrong."""
 
+import csv
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from robustcl.bench.stages import Place, execute
+from robustcl.bench.store import Stage, Store
 from robustcl.models import checkpoint
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
 from robustcl.models.threat import Threat
+from robustcl.models.value import plain, read
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
-from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views, build_net
+from robustcl.pretraining.method import Batch, Method, Net, Targets, Training, Views, build_net, identity
 from robustcl.pretraining.methods.advcl import AdvCL
 from robustcl.pretraining.methods.simclr import SimCLR
 from robustcl.pretraining.methods.supervised import Supervised
-from robustcl.pretraining.optim import Cosine, Optimiser
+from robustcl.pretraining.monitor import Monitor
+from robustcl.pretraining.optim import Constant, Cosine, Optimiser
 from robustcl.pretraining.views import recipe
 
 TRAINING = Training(epochs=4, batch=8, optimiser=Optimiser(lr=0.05), schedule=Cosine())
@@ -182,3 +189,80 @@ def test_no_epochs_leave_the_weights() -> None:
     before = checkpoint.fingerprint(trained)
     assert fit(method, trained, images(), run()) == []
     assert checkpoint.fingerprint(trained) == before
+
+
+@pytest.mark.parametrize("name", ["simclr", "advcl"])
+def test_snapshots_are_the_runs_that_end_there(name: str) -> None:
+    method, seen = METHODS[name], dict[int, str]()
+
+    def snapshot(epoch: int, encoder: Encoder) -> None:
+        seen[epoch] = checkpoint.fingerprint(encoder)
+
+    some = replace(method, training=replace(TRAINING, snapshots=(1, 3, 4), schedule=Constant()))
+    trained, bare = net(some), net(some)
+    fit(some, trained, images(), replace(run(), snapshot=snapshot))
+    assert list(seen) == [1, 3, 4]
+    assert seen[4] == checkpoint.fingerprint(trained.encoder)
+    short = replace(method, training=replace(TRAINING, epochs=3, schedule=Constant()))
+    fit(short, bare, images(), run())
+    assert seen[3] == checkpoint.fingerprint(bare.encoder) != seen[1]
+
+
+def test_a_snapshot_comes_before_the_state_so_that_no_resume_misses_one(tmp_path: Path) -> None:
+    method, keep, seen = replace(SIMCLR, training=replace(TRAINING, snapshots=(2, 3))), tmp_path / "state", []
+
+    def broken(epoch: int, encoder: Encoder) -> None:
+        raise OSError("disk full")
+
+    def snapshot(epoch: int, encoder: Encoder) -> None:
+        seen.append((epoch, len(json.loads(checkpoint.read(keep).description["history"]))))
+
+    with pytest.raises(OSError, match="disk full"):
+        fit(method, net(method), images(), replace(run(keep), snapshot=broken))
+    resumed, whole = net(method), net(method)
+    fit(method, resumed, images(), replace(run(keep), snapshot=snapshot))
+    assert seen == [(2, 1), (3, 2)]
+    fit(method, whole, images(), run())
+    assert checkpoint.fingerprint(resumed) == checkpoint.fingerprint(whole)
+
+
+def test_a_snapshot_beyond_the_end_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^Training: snapshots: 500, expected epochs from 1 to 100$"):
+        Training(epochs=100, snapshots=(1, 500))
+    with pytest.raises(UserError, match=r"^suite\.training\.snapshots\.0: 0 is wrong, expected greater than 0$"):
+        read(Training, {"snapshots": [0]}, "suite.training")
+
+
+def test_a_stopped_run_goes_on_to_the_same_measurements(tmp_path: Path) -> None:
+    method = replace(SIMCLR, training=replace(TRAINING, monitor=Monitor(every=1, hold_out=4, k=3)))
+    whole, resumed, keep = net(method), net(method), tmp_path / "state"
+    wanted = fit(method, whole, images(), run())
+    with pytest.raises(KeyboardInterrupt):
+        fit(method, net(method), images(), replace(run(keep), report=stop_after(2)))
+    assert fit(method, resumed, images(), run(keep)) == wanted
+    assert all("robust_knn" in row for row in wanted)
+    assert checkpoint.fingerprint(resumed) == checkpoint.fingerprint(whole)
+
+
+def test_a_stage_writes_its_snapshots_and_a_curve_with_blanks(tmp_path: Path) -> None:
+    data = images(40)
+    training = replace(TRAINING, snapshots=(1, 3), monitor=Monitor(every=3, hold_out=4, k=3))
+    part = {
+        "method": identity(replace(SIMCLR, training=training)),
+        "encoder": {"architecture": {"name": "tiny", "width": 4}, "mean": None, "std": None},
+        "threat": plain(Threat("8/255")),
+        "data": data.fingerprint,
+        "seed": 0,
+    }
+    stage = Stage(kind="pretrain", part=part, label="pretrain some")
+    source = SimpleNamespace(load=lambda: SimpleNamespace(train=data, test=data))
+    place = Place(store=Store(tmp_path), data=source)  # type: ignore[arg-type]
+    execute(stage, place, lambda done, total: None)
+    found = {
+        epoch: checkpoint.load_encoder(place.store.file(stage, f"encoder-{epoch:05}.safetensors")) for epoch in (1, 3)
+    }
+    last = checkpoint.load_encoder(place.store.file(stage, "encoder.safetensors"))
+    assert len({checkpoint.fingerprint(encoder) for encoder in [*found.values(), last]}) == 3
+    rows = list(csv.DictReader(place.store.file(stage, "curve.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["epoch", "lr", "loss", "contrast", "knn", "robust_knn"]
+    assert [bool(row["knn"]) for row in rows] == [False, False, True, True]

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from robustcl.models.errors import UserError
-from robustcl.pretraining.losses import kl, nt_xent, sup_con
+from robustcl.pretraining.losses import Hard, directed, kl, nt_xent, sup_con
 
 Loss = Callable[[list[Tensor]], Tensor]
 
@@ -156,3 +157,171 @@ def test_the_number_of_views_is_checked() -> None:
         nt_xent(views(3), 0.5)
     with pytest.raises(UserError, match=r"^contrast: 1 views, expected at least 2$"):
         sup_con(views(1), 0.5)
+
+
+def unit(given: list[Tensor]) -> list[list[Tensor]]:
+    return [[row / row.norm() for row in view] for view in given]
+
+
+def slow_row(z: list[list[Tensor]], u: int, i: int, temperature: float, detach: bool) -> dict[tuple[int, int], Tensor]:
+    """exp(similarity / T) of the anchor of image i in view u with every other row, by (view, image)."""
+    return {
+        (v, k): (torch.dot(z[u][i], row.detach() if detach else row) / temperature).exp()
+        for v, view in enumerate(z)
+        for k, row in enumerate(view)
+        if (v, k) != (u, i)
+    }
+
+
+def slow_directed(given: list[Tensor], temperature: float, detach: bool = False) -> Tensor:
+    """Entry (u, v) by loops: the denominator of an anchor holds all other rows, its other positives among them."""
+    m, n, z = len(given), len(given[0]), unit(given)
+    found = torch.zeros(m, m, dtype=given[0].dtype)
+    for u in range(m):
+        rows = [slow_row(z, u, i, temperature, detach) for i in range(n)]
+        for v in range(m):
+            if u != v:
+                each = [-(row[v, i] / torch.stack(list(row.values())).sum()).log() for i, row in enumerate(rows)]
+                found[u, v] = torch.stack(each).mean()
+    return found
+
+
+def slow_hard(given: list[Tensor], temperature: float, hard: Hard, detach: bool = False) -> Tensor:
+    """HCL by loops, without any shift. `official`: the mean of row r divides column r, the bound is of shifted ones."""
+    m, n, z = len(given), len(given[0]), unit(given)
+    count, rows = (n - 1) * m, {}
+    for u in range(m):
+        for i in range(n):
+            rows[u, i] = slow_row(z, u, i, temperature, detach)
+
+    def mean(of: tuple[int, int]) -> Tensor:
+        return torch.stack([e**hard.beta for (_, k), e in rows[of].items() if k != of[1]]).sum() / count
+
+    found = torch.zeros(m, m, dtype=given[0].dtype)
+    for (u, i), row in rows.items():
+        own = torch.stack([e for (_, k), e in row.items() if k == i]).mean()
+        weighted = torch.zeros((), dtype=given[0].dtype)
+        for at, e in row.items():
+            if at[1] != i:
+                weighted = weighted + e**hard.beta / mean(at if hard.official else (u, i)) * e
+        least = count * math.exp(-1 / temperature) * (math.exp(1 / temperature) if hard.official else 1)
+        negatives = ((weighted - hard.tau * count * own) / (1 - hard.tau)).clamp(min=least)
+        for v in range(m):
+            if u != v:
+                found[u, v] = found[u, v] - (row[v, i] / (own + negatives)).log() / n
+    return found
+
+
+def assert_alike(fast: Loss, slow: Loss, x: list[Tensor]) -> None:
+    """Equal values, and equal gradients of every entry, each with a weight of its own."""
+    x = [view.requires_grad_() for view in x]
+    ours, theirs = fast(x), slow(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    pulls = torch.rand(ours.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    for a, b in zip(torch.autograd.grad(ours, x, pulls), torch.autograd.grad(theirs, x, pulls), strict=True):
+        assert a.abs().max() > 1e-4
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("m", [2, 3, 4])
+@pytest.mark.parametrize("detach", [False, True])
+def test_each_direction_equals_the_double_loop_with_its_gradient(m: int, detach: bool) -> None:
+    assert_alike(lambda x: directed(x, 0.5, detach=detach), lambda x: slow_directed(x, 0.5, detach), views(m, n=4))
+
+
+HARDS = [
+    Hard(beta=1, tau=0.12),
+    Hard(beta=2, tau=0.01),
+    Hard(beta=0, tau=0.1),
+    Hard(beta=0.5, tau=0.1),
+    Hard(beta=1, tau=0.9),  # so much is taken off that the bound acts
+]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("hard", HARDS, ids=lambda hard: f"beta{hard.beta}-tau{hard.tau}")
+def test_hard_negatives_equal_the_double_loop_with_their_gradient(hard: Hard, official: bool, detach: bool) -> None:
+    hard = replace(hard, official=official)
+    assert_alike(
+        lambda x: directed(x, 0.5, detach=detach, hard=hard),
+        lambda x: slow_hard(x, 0.5, hard, detach),
+        views(3, n=4),
+    )
+
+
+def test_the_slips_of_the_released_hard_negatives_move_the_loss() -> None:
+    x = views(3, n=4)
+    for tau in (0.12, 0.9):  # the wrong axis; the bound that was not shifted
+        right, wrong = (directed(x, 0.5, hard=Hard(tau=tau, official=official)) for official in (False, True))
+        assert (right - wrong).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("m", [2, 3])
+def test_hard_negatives_without_weights_and_debiasing_in_closed_form(m: int) -> None:
+    # All negatives count alike: what is left of the plain form is the mean positive in place of the sum.
+    x = views(m, n=4)
+    z, n = unit(x), 4
+    found = directed(x, 0.5, hard=Hard(beta=0, tau=0))
+    for u in range(m):
+        for v in range(m):
+            if u == v:
+                assert found[u, v] == 0
+                continue
+            total = 0.0
+            for i in range(n):
+                row = slow_row(z, u, i, 0.5, False)
+                own = sum(float(e) for (_, k), e in row.items() if k == i) / (m - 1)
+                below = own + sum(float(e) for (_, k), e in row.items() if k != i)
+                total -= math.log(float(row[v, i]) / below) / n
+            assert float(found[u, v]) == pytest.approx(total, rel=1e-12)
+    if m == 2:  # one positive is its own mean
+        torch.testing.assert_close(found, directed(x, 0.5))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.005, 0.05, 0.5, 50.0])
+def test_hard_negatives_stay_finite_at_every_temperature(temperature: float, beta: float) -> None:
+    x = [view.float().requires_grad_() for view in views(3)]
+    loss = directed(x, temperature, hard=Hard(beta=beta)).sum()
+    assert loss.isfinite()
+    for gradient in torch.autograd.grad(loss, x):
+        assert gradient.isfinite().all()
+
+
+def test_the_three_view_form_of_rocl_is_twice_sup_con() -> None:
+    x = views(3, n=4)
+
+    def six(given: list[Tensor]) -> Tensor:
+        """The six ordered positive directions, summed over the images and divided by 3 n."""
+        z, n = unit(given), len(given[0])
+        total = torch.zeros((), dtype=given[0].dtype)
+        for u in range(3):
+            for i in range(n):
+                row = slow_row(z, u, i, 0.5, False)
+                for v in {0, 1, 2} - {u}:
+                    total = total - (row[v, i] / torch.stack(list(row.values())).sum()).log()
+        return total / (3 * n)
+
+    assert_alike(lambda given: 2 * sup_con(given, 0.5)[None], lambda given: six(given)[None], x)
+    assert float(six(x).detach()) == pytest.approx(float(directed(x, 0.5).sum().detach()) / 3, rel=1e-12)
+
+
+def test_a_detached_second_factor_keeps_the_value_and_is_not_half_of_the_gradient() -> None:
+    x = [view.requires_grad_() for view in views(2)]
+    torch.testing.assert_close(nt_xent(x, 0.5, detach=True), nt_xent(x, 0.5), rtol=1e-12, atol=0)
+    halves = torch.cat(torch.autograd.grad(nt_xent(x, 0.5, detach=True), x))
+    whole = torch.cat(torch.autograd.grad(nt_xent(x, 0.5), x))
+    assert (2 * halves - whole).norm() / whole.norm() > 0.01
+    wanted = torch.cat(torch.autograd.grad(slow_directed(x, 0.5, detach=True).sum() / 2, x))
+    torch.testing.assert_close(halves, wanted, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("hard", [None, Hard()])
+def test_with_a_detached_second_factor_the_anchor_alone_is_pulled(hard: Hard | None) -> None:
+    x = [view.requires_grad_() for view in views(3)]
+    terms = directed(x, 0.5, detach=True, hard=hard)
+    for u in range(3):
+        for v in {0, 1, 2} - {u}:
+            found = torch.autograd.grad(terms[u, v], x, retain_graph=True)
+            assert [bool(gradient.abs().max() > 0) for gradient in found] == [w == u for w in range(3)]

@@ -9,7 +9,10 @@ from torch import Tensor
 
 from robustcl.models.errors import UserError
 from robustcl.models.value import plain, read, value
-from robustcl.pretraining.optim import LARS, Constant, Cosine, Optimiser, Schedule, Steps
+from robustcl.pretraining.methods.dynacl import DynACL
+from robustcl.pretraining.methods.lp_aff import LPAFF
+from robustcl.pretraining.methods.rocl import RoCL
+from robustcl.pretraining.optim import LARS, Constant, Cosine, Optimiser, Pieces, Schedule, Steps
 
 ADVCL = Cosine(floor=5e-4, warmup=10, warmup_from=0.01, per="epoch", shift=1)
 ACL = Cosine(floor=1e-6, warmup=10, per="iteration", shift=1, warmup_shift=1, decay="rest")
@@ -47,6 +50,52 @@ def test_lars_equals_its_transcription() -> None:
     for number, (p, start) in enumerate(zip(parameters, starts, strict=True)):
         wanted = transcribed(start.tolist(), [step[number].tolist() for step in steps], rates, 0.01)
         assert p.tolist() == pytest.approx(wanted, rel=1e-12)
+
+
+def transcribed_wrapper(p: list[float], gradients: list[list[float]], rates: list[float], decay: float) -> list[float]:
+    """torchlars around SGD with momentum: the gradient is scaled, the rate multiplies the buffer."""
+    v = [0.0] * len(p)
+    for g, lr in zip(gradients, rates, strict=True):
+        rests = norm(p) == 0 or norm(g) == 0
+        local = 1.0 if rests else 0.001 * norm(p) / (norm(g) + decay * norm(p) + 1e-8)
+        v = [0.9 * b + local * (a + decay * w) for a, b, w in zip(g, v, p, strict=True)]
+        p = [w - lr * b for w, b in zip(p, v, strict=True)]
+    return p
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-7])  # 1e-7: where the 1e-8 that is added to the norm of the gradient counts
+def test_torchlars_equals_its_transcription(size: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    starts = [torch.randn(6, generator=g).double(), torch.zeros(4).double(), torch.randn(2, generator=g).double()]
+    steps = [[size * torch.randn(p.shape, generator=g).double() for p in starts] for _ in range(3)]
+    for step in steps:
+        step[2] = torch.zeros(2).double()
+    rates = [1.5, 0.24, 0.8]
+    parameters = [torch.nn.Parameter(p.clone()) for p in starts]
+    optimiser = Optimiser(name="torchlars", lr=99.0, momentum=0.9, weight_decay=1e-6).build(parameters)
+    for step, rate in zip(steps, rates, strict=True):
+        optimiser.param_groups[0]["lr"] = rate
+        for p, gradient in zip(parameters, step, strict=True):
+            p.grad = gradient
+        optimiser.step()
+    for number, (p, start) in enumerate(zip(parameters, starts, strict=True)):
+        wanted = transcribed_wrapper(start.tolist(), [step[number].tolist() for step in steps], rates, 1e-6)
+        assert p.tolist() == pytest.approx(wanted, rel=1e-9)
+        assert p.tolist() != start.tolist()
+
+
+def test_a_new_rate_acts_at_once_in_torchlars_and_later_in_acls_form() -> None:
+    last = {}
+    for name in ("lars", "torchlars"):
+        p = torch.nn.Parameter(torch.ones(3).double())
+        optimiser = Optimiser(name=name, weight_decay=0).build([p])
+        for rate in (1.0, 0.0):
+            before = p.detach().clone()
+            optimiser.param_groups[0]["lr"] = rate
+            p.grad = torch.ones(3).double()
+            optimiser.step()
+        last[name] = bool(torch.equal(p.detach(), before))
+    assert last == {"lars": False, "torchlars": True}
 
 
 def test_lars_takes_the_first_step_of_a_zero_tensor_at_the_full_rate() -> None:
@@ -188,6 +237,58 @@ def test_steps_count_shares_of_the_run(epochs: int) -> None:
     assert rates == [0.5 ** sum(epoch >= start for start in starts) for epoch in range(epochs)]
 
 
+def test_rocls_own_recipe_has_the_published_rates() -> None:
+    training = RoCL().training
+
+    def now(epoch: int, iteration: int = 0) -> float:
+        return training.schedule.lr(training.optimiser.lr, epoch, iteration, 98, training.epochs)
+
+    assert training.optimiser == Optimiser(name="torchlars", lr=1.5, momentum=0.9, weight_decay=1e-6)
+    assert (training.epochs, training.batch) == (1000, 512)
+    assert [now(0), now(0, 97)] == pytest.approx([0.24, 0.24])
+    assert [now(epoch) for epoch in range(10)] == pytest.approx([0.1 * (1 + 14 * (e + 1) / 10) for e in range(10)])
+    assert now(9) == 1.5
+    assert now(999) == now(999, 97) == pytest.approx(cosine(0.989, 1.5, 0))
+
+
+def test_dynacls_rate_changes_by_epoch() -> None:
+    training = DynACL().training
+    for epoch in range(1000):
+        wanted = 5.0 * (epoch + 1) / 10 if epoch < 10 else cosine((epoch - 10) / 990, 5.0, 1e-6)
+        for iteration in (0, 97):
+            assert training.schedule.lr(5.0, epoch, iteration, 98, 1000) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_pieces_hold_the_last_factor_that_was_reached() -> None:
+    schedule = Pieces(starts=(0, 2, 0.5), factors=(0.1, 1, 0.01))
+    assert [rate(schedule, 2.0, epoch, 50, epochs=8) for epoch in range(8)] == [0.2] * 2 + [2.0] * 2 + [0.02] * 4
+    wanted = [0.01] * 10 + [0.1] * 10 + [0.01] * 10 + [0.001] * 5
+    assert [rate(LPAFF().training.schedule, 0.1, epoch, epochs=35) for epoch in range(35)] == pytest.approx(wanted)
+    # A run of another length is cut in the same shares.
+    short = [rate(LPAFF().training.schedule, 0.1, epoch, epochs=7) for epoch in range(7)]
+    assert short == pytest.approx([0.01] * 2 + [0.1] * 2 + [0.01] * 2 + [0.001])
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"starts": (0, 10), "factors": (1,)},
+        {"starts": (), "factors": ()},
+        {"starts": (1,), "factors": (1,)},
+    ],
+)
+def test_pieces_that_do_not_fit_are_one_line(fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="expected as many; the first start is 0") as caught:
+        Pieces(**fields)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fields", [{"starts": (0, -1), "factors": (1, 1)}, {"factors": (-1,)}, {"starts": (0.0, 9e999)}])
+def test_pieces_take_finite_numbers_from_zero(fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^Pieces\."):
+        Pieces(**fields)
+
+
 def test_constant_is_constant() -> None:
     assert {rate(Constant(), 0.3, epoch, iteration) for epoch in (0, 999) for iteration in (0, 97)} == {0.3}
 
@@ -199,7 +300,9 @@ class Holder:
     schedule: Schedule = ADVCL
 
 
-@pytest.mark.parametrize("schedule", [ADVCL, ACL, ROCL, Steps(milestones=(0.5, 30), factor=0.2), Constant()])
+@pytest.mark.parametrize(
+    "schedule", [ADVCL, ACL, ROCL, Steps(milestones=(0.5, 30), factor=0.2), Constant(), Pieces(starts=(0, 0.5), factors=(1, 2))]
+)
 def test_a_schedule_reads_back_from_what_it_is_written_as(schedule: Schedule) -> None:
     assert read(Holder, plain(Holder(schedule=schedule)), "test") == Holder(schedule=schedule)
 

@@ -61,8 +61,49 @@ def test_balance_says_how_even_the_clusters_are() -> None:
     labels = {2: torch.tensor([0, 1] * 4), 4: torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])}
     assert balance(labels) == {
         "2": {"smallest": 4, "largest": 4, "entropy": 1.0, "most": 1.0},
-        "4": {"smallest": 0, "largest": 4, "entropy": 1.5, "most": 2.0},
+        "4": {"smallest": 0, "largest": 4, "entropy": 1.5, "most": 2.0, "warning": "1 of 4 clusters is empty"},
     }
+
+
+@pytest.mark.parametrize(
+    ("k", "counts", "says"),
+    [
+        (3, [9, 1, 1], None),
+        (4, [6, 2, 2, 1], "one cluster holds 6 of 11 images"),
+        (4, [5, 2, 2, 1], None),
+        (5, [6, 2, 0, 0, 1], "2 of 5 clusters are empty; one cluster holds 6 of 9 images"),
+        (2, [4, 0], "1 of 2 clusters is empty"),
+    ],
+)
+def test_labels_that_teach_little_have_a_warning(k: int, counts: list[int], says: str | None) -> None:
+    labels = torch.arange(k).repeat_interleave(torch.tensor(counts))
+    assert balance({k: labels})[str(k)].get("warning") == says
+
+
+def test_images_without_a_label_are_in_no_cluster() -> None:
+    assert balance({2: torch.tensor([-1, 0, 1, 1, -1])}) == {
+        "2": {"smallest": 1, "largest": 2, "entropy": 0.918, "most": 1.0}
+    }
+
+
+def test_any_callable_gives_features() -> None:
+    labels = cluster(lambda x: x.flatten(1), blobs(), ClusterFit(k=(3,)), seed=0)[3]
+    assert len({(int(a), int(b)) for a, b in zip(labels, blobs().labels, strict=True)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("network", "says"),
+    [
+        (lambda x: x, "features of shape (30, 1, 8, 8), expected (30, width)"),
+        (lambda x: x.flatten(1)[:4], "features of shape (4, 64), expected (30, width)"),
+        (lambda x: x.flatten(1) / 0, "NaN or infinite"),
+    ],
+)
+def test_features_that_are_none_are_one_line(network: Any, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        cluster(network, blobs(), ClusterFit(k=(3,)), seed=0)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_labels_round_trip(tmp_path: Path) -> None:
@@ -115,6 +156,9 @@ def test_foreign_and_missing_files_are_one_line(tmp_path: Path) -> None:
     objects: Any = np.array([{"pickled": 1}], dtype=object)
     np.savez(path, k_3=objects)
     with pytest.raises(UserError, match=r"not a readable \.npz"):
+        load_labels(path, 4)
+    np.savez(path)
+    with pytest.raises(UserError, match="holds no labels"):
         load_labels(path, 4)
     np.save(tmp_path / "labels.npy", np.zeros(4, int))
     with pytest.raises(UserError, match=r"not a readable \.npz"):

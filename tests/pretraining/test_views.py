@@ -11,7 +11,7 @@ from torch import Tensor
 from robustcl.models.errors import UserError
 from robustcl.models.value import plain, read, value
 from robustcl.pretraining.operations import ColorJitter, Flip, Grayscale, PadCrop, RandomResizedCrop
-from robustcl.pretraining.views import Recipe, RecipeField, apply, names, recipe
+from robustcl.pretraining.views import Recipe, RecipeField, apply, names, recipe, weakened
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -103,6 +103,38 @@ def test_named_recipes_are_those_of_the_papers() -> None:
     crop = RandomResizedCrop(scale=(0.08, 1), ratio=ratio, interpolation="bilinear")
     assert recipe("rocl").ops == (jitter, gray, flip, crop)
     assert recipe("weak").ops == (PadCrop(padding=4), flip)
+
+
+def test_half_the_strength_of_dynacl_halves_all_but_the_flip() -> None:
+    crop, flip, jitter, gray = weakened(recipe("dynacl"), 0.5).ops
+    assert isinstance(crop, RandomResizedCrop)
+    assert crop.scale == pytest.approx((0.55, 1.0))
+    assert crop.ratio == (3 / 4, 4 / 3)
+    assert crop.interpolation == "bilinear"
+    assert flip == Flip(p=0.5)
+    assert isinstance(jitter, ColorJitter)
+    sizes = [jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue, jitter.p]
+    assert sizes == pytest.approx([0.2, 0.2, 0.2, 0.05, 0.4])
+    assert isinstance(gray, Grayscale)
+    assert gray.p == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", names())
+def test_at_full_strength_a_recipe_is_itself(name: str) -> None:
+    assert weakened(recipe(name), 1) == recipe(name)
+
+
+def test_without_strength_the_crop_is_the_whole_image() -> None:
+    gone = weakened(recipe("dynacl"), 0)
+    assert [op.scale for op in gone.ops if isinstance(op, RandomResizedCrop)] == [(1, 1)]
+    assert [op.p for op in gone.ops if isinstance(op, (ColorJitter, Grayscale))] == [0, 0]
+    assert weakened(recipe("weak"), 0) == recipe("weak")  # neither padding nor flip has a strength
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_a_strength_is_a_share(strength: float) -> None:
+    with pytest.raises(UserError, match=r"^views: strength .*, expected a number from 0 to 1$"):
+        weakened(recipe("acl"), strength)
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-weak"])
