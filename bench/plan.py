@@ -228,7 +228,7 @@ class _Draft:
         """What the key says of a source outside the suite: never a path."""
         source, where = labels.source, f"{self.suite.name}.labels.{name}"
         if isinstance(source, Own):
-            return {}
+            return {"route": source.route} if source.route else {}
         if isinstance(source, LabelFile):
             return {"file": self.files.sha256(source.file, f"{where}.file")}
         if isinstance(source, Saved):

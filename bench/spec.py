@@ -1,8 +1,6 @@
-"""The only owner of suite files: TOML to typed values, with suites they extend, overrides, a grid, one-line errors."""
+"""The only owner of what a suite is: its tables as typed values, one suite per point of its grid, one-line errors."""
 
-import copy
 import itertools
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,21 +10,18 @@ from pydantic import Field
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
 from robustcl.bench.schemes import Scheme, read_scheme
+from robustcl.bench.tables import TABLES, alike, entries, find_suite, grid, merged, override
 from robustcl.models.architecture import Architecture, read_architecture
 from robustcl.models.errors import UserError, nearest, unknown
 from robustcl.models.plugin import find, name_of
 from robustcl.models.threat import Radius, Threat
-from robustcl.models.value import Table, merge, plain, read, value
+from robustcl.models.value import Table, plain, read, value
 from robustcl.pretraining.method import PACKAGE, Method, Training, read_method
 from robustcl.pretraining.methods.supervised import Supervised
 from robustcl.pretraining.pseudo_labels import ClusterFit
 
-FOLDER = Path(__file__).parent / "suites"
 RANDOM = "random"
 NO_LABELS = "none"  # what takes labels from an entry that is `like` one with labels
-_TABLES = (
-    "data", "target", "encoder", "threat", "labels", "pretrain", "finetune", "table", "judge", "seeds", "grid"
-)  # fmt: skip
 
 
 @value
@@ -70,9 +65,10 @@ class Pretrain:
 
 @value
 class Own:
-    """Labels from the features of an encoder of the suite, by its name below [pretrain]."""
+    """Labels from the features of an encoder of the suite, by its name below [pretrain]; on its deployed `route`."""
 
     encoder: str
+    route: str | None = None
 
 
 @value
@@ -162,68 +158,25 @@ class Suite:
     table: Table
 
 
-def suites() -> dict[str, Path]:
-    """The suites that come with robustcl, by name; a file whose name begins with `_` is only there to be extended."""
-    return {name: path for name, path in _built_in().items() if not name.startswith("_")}
-
-
 def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> list[Suite]:
     """The points of a suite: one, or one per combination of its grid. `overrides` are texts `path.to.key=value`.
 
     Errors: `UserError` for an unknown suite, a file that is not TOML, an unknown key or name, or a wrong type.
     """
-    path = _find(name)
-    table, text = _merged(path)
-    for override in overrides:
-        _override(table, override)
+    path = find_suite(name)
+    table, text = merged(path)
+    for given in overrides:
+        override(table, given)
     if "extends" in table:
         raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
-    return [_suite(path.stem, head, point, part) for point, part in _grid(table, path.stem)]
-
-
-def _merged(path: Path, below: tuple[Path, ...] = ()) -> tuple[Table, str]:
-    """The tables of a suite over those of the suites that it extends, later ones over earlier, and its own text."""
-    try:
-        text = path.read_text()
-        table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"{path}: not a readable TOML file ({error})") from None
-    if "extends" not in table:
-        return table, text
-    given, chain = table.pop("extends"), (*below, path.resolve())
-    whole: Table = {}
-    for base in [_extended(path, one) for one in (given if isinstance(given, list) else [given])]:
-        if base.resolve() in chain:
-            names = " -> ".join(one.stem for one in (*chain, base))
-            raise UserError(f"{path.stem}.extends: a circle ({names}), expected suites that end in one without extends")
-        whole = merge(whole, _merged(base, chain)[0])
-    return merge(whole, table), text
-
-
-def _extended(path: Path, base: Any) -> Path:
-    """The file of the suite `base` that the one at `path` extends."""
-    where, known = f"{path.stem}.extends", _built_in()
-    if not isinstance(base, str):
-        raise UserError(f"{where}: {base!r} is wrong, expected the name of a suite or './<path>.toml' in quotes")
-    if not base.endswith(".toml"):
-        if base not in known:
-            raise unknown(where, "suite", base, known)
-        return known[base]
-    found = path.parent / base
-    if not found.is_file():
-        raise UserError(f"{where}: {found}: no such file, expected a suite in TOML, relative to {path.name}")
-    return found
-
-
-def _built_in() -> dict[str, Path]:
-    return {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
+    return [_suite(path.stem, head, point, part) for point, part in grid(table, path.stem)]
 
 
 def _suite(name: str, head: str, point: str, table: Table) -> Suite:
     for key in table:
-        if key not in _TABLES:
-            raise UserError(f"{name}: unknown key '{key}', expected one of {', '.join(_TABLES)}{nearest(key, _TABLES)}")
+        if key not in TABLES:
+            raise UserError(f"{name}: unknown key '{key}', expected one of {', '.join(TABLES)}{nearest(key, TABLES)}")
         if not isinstance(table[key], dict):
             raise UserError(f"{name}.{key}: {table[key]!r} is wrong, expected a table [{key}]")
     for key in ("data", "encoder", "threat", "pretrain", "finetune"):
@@ -231,11 +184,11 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
             raise UserError(f"{name}: missing table [{key}], expected it in every suite")
     encoder = dict(table["encoder"])
     mean, std = (_numbers(encoder.pop(key, None), f"{name}.encoder.{key}") for key in ("mean", "std"))
-    labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in _parts(table, name, "labels")}
-    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}") for key, part in _alike(table, name)}
+    labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in entries(table, name, "labels").items()}
+    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}") for key, part in alike(table, name).items()}
     finetune = {
         key: read_scheme({"scheme": key, **part}, f"{name}.finetune.{key}")
-        for key, part in _parts(table, name, "finetune")
+        for key, part in entries(table, name, "finetune").items()
     }
     rows, schemes = _shown(table.get("table", {}), f"{name}.table", pretrain, finetune)
     suite = Suite(
@@ -293,29 +246,6 @@ def described(data: DataSet) -> Table:
     return {"name": type(data).__name__.lower(), **plain(data)}
 
 
-def _find(name: str | Path) -> Path:
-    if str(name).endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{path}: no such file, expected a suite in TOML")
-        return path
-    known = suites()
-    if str(name) not in known:
-        message = str(unknown("run", "suite", str(name), known)).replace(
-            "expected one of", "expected a path.toml or one of"
-        )
-        raise UserError(message)
-    return known[str(name)]
-
-
-def _parts(table: Table, name: str, key: str) -> list[tuple[str, Table]]:
-    held = table.get(key, {})
-    for part, entry in held.items():
-        if not isinstance(entry, dict):
-            raise UserError(f"{name}.{key}.{part}: {entry!r} is wrong, expected a table [{key}.{part}]")
-    return list(held.items())
-
-
 def _dataset(table: Table, where: str) -> DataSet:
     """A data set; a suite may leave the path of one to the command line."""
     kind = datasets().get(str(table.get("name")))
@@ -325,24 +255,6 @@ def _dataset(table: Table, where: str) -> DataSet:
         key = where.partition(".")[2]
         raise UserError(f"{where}.path: missing, expected the path of {what}, for example --set {key}.path={example}")
     return read_dataset(table, where)
-
-
-def _alike(table: Table, name: str) -> list[tuple[str, Table]]:
-    """The entries of [pretrain], with those that are `like` another one laid over it."""
-    parts = dict(_parts(table, name, "pretrain"))
-
-    def whole(key: str, below: tuple[str, ...]) -> Table:
-        part, where = dict(parts[key]), f"{name}.pretrain.{key}.like"
-        other = part.pop("like", None)
-        if other is None:
-            return part
-        if other not in parts:
-            raise unknown(where, "encoder", str(other), parts)
-        if other in below:
-            raise UserError(f"{where}: a circle ({' -> '.join((*below, other))}), expected another entry")
-        return merge(whole(other, (*below, other)), part)
-
-    return [(key, whole(key, (key,))) for key in parts]
 
 
 def _pretrain(table: Table, where: str) -> Pretrain:
@@ -441,6 +353,15 @@ def _check_names(suite: Suite) -> None:
             raise unknown(f"{suite.name}.{where}", "encoder", name, suite.pretrain)
     for key in suite.pretrain:
         _check_circle(suite, (key,))
+    for key, labels in suite.labels.items():
+        _check_route(f"{suite.name}.labels.{key}.route", labels.source, suite.pretrain)
+
+
+def _check_route(where: str, source: Source, pretrain: Mapping[str, Pretrain]) -> None:
+    if isinstance(source, Own) and source.route is not None:
+        routes = pretrain[source.encoder].method.routes
+        if source.route not in routes:
+            raise unknown(where, "route", source.route, routes)
 
 
 def _check_circle(suite: Suite, path: tuple[str, ...]) -> None:
@@ -467,47 +388,3 @@ def _numbers(given: Any, where: str) -> tuple[float, ...] | None:
     if not isinstance(given, list) or not all(isinstance(n, int | float) for n in given):
         raise UserError(f"{where}: {given!r} is wrong, expected a list of numbers, one per channel")
     return tuple(float(n) for n in given)
-
-
-def _override(table: Table, override: str) -> None:
-    """Set `path.to.key=value`; the value is TOML, or else text."""
-    path, equals, text = override.partition("=")
-    if not equals or not path.strip():
-        raise UserError(f"--set {override}: expected path.to.key=value, such as judge.images=100")
-    try:
-        new = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        new = text
-    _put(table, path.strip(), new, f"--set {override}")
-
-
-def _put(table: Table, path: str, new: Any, where: str) -> None:
-    *parents, last = path.split(".")
-    here: Any = table
-    for depth, part in enumerate(parents):
-        named = depth == 1 and parents[0] in ("pretrain", "finetune", "labels")
-        if (named or depth == 0) and part not in here and part not in _TABLES:
-            raise unknown(where, "table", part, here)
-        here = here.setdefault(part, {})
-        if not isinstance(here, dict):
-            raise UserError(f"{where}: '{part}' is not a table, expected path.to.key")
-    here[last] = new
-
-
-def _grid(table: Table, name: str) -> list[tuple[str, Table]]:
-    """Every combination of the lists below [grid], whose keys are quoted paths."""
-    axes = table.get("grid", {})
-    if not isinstance(axes, dict):
-        raise UserError(f"{name}.grid: {axes!r} is wrong, expected a table [grid]")
-    for path, choices in axes.items():
-        if not isinstance(choices, list) or not choices:
-            raise UserError(f"{name}.grid.{path}: {choices!r} is wrong, expected a list of values for the quoted path")
-    rest = {key: part for key, part in table.items() if key != "grid"}
-    points = []
-    for combination in itertools.product(*axes.values()):
-        part = copy.deepcopy(rest)
-        for path, choice in zip(axes, combination, strict=True):
-            _put(part, path, copy.deepcopy(choice), f"{name}.grid")
-        words = [f"{path.rpartition('.')[2]}={choice}" for path, choice in zip(axes, combination, strict=True)]
-        points.append((", ".join(words), part))
-    return points

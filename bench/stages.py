@@ -116,7 +116,8 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
         found = load_labels(_user_file(stage.part["file"], place.files, stage.label), len(images))
     else:
         source = _parent(stage, place, "encoder", "encoder.safetensors")
-        network = checkpoint.load_encoder(source) if source else outside(stage, place.files, images.shape)
+        route = stage.part.get("route")
+        network = checkpoint.load_encoder(source, route) if source else outside(stage, place.files, images.shape)
         how = read(ClusterFit, stage.part["fit"], stage.label)
         found = cluster(network.to(place.device), images, how, stage.part["seed"])
     save_labels(folder / "labels.npz", found)

@@ -28,14 +28,18 @@ Labels = dict[int, Tensor]
 
 @value
 class ClusterFit:
-    """One independent k-means (k-means++, `restarts` starts, Euclidean on features of unit length) for each K."""
+    """One independent k-means (k-means++, `restarts` starts, Euclidean) for each K.
+
+    Features are made of unit length, as AdvCL's paper says; `normalise` false leaves them, as released DynACL++ does.
+    """
 
     k: tuple[int, ...] = (10,)
     restarts: int = Field(default=10, ge=1)
+    normalise: bool = True
 
 
 def features(network: Network, images: Images, batch: int = 512) -> Tensor:
-    """(n, width) features of unit length of the un-augmented images; a module in eval mode, an encoder's first route.
+    """(n, width) features of the un-augmented images; a module in eval mode, an encoder on its first route.
 
     Errors: `UserError` where `network` answers anything but (n, width) finite numbers.
     """
@@ -52,7 +56,7 @@ def features(network: Network, images: Images, batch: int = 512) -> Tensor:
     found = torch.cat(parts)
     if not torch.isfinite(found).all():
         raise UserError("labels: features that are NaN or infinite, expected numbers")
-    return F.normalize(found, dim=1)
+    return found
 
 
 def cluster(network: Network, images: Images, fit: ClusterFit, seed: int) -> Labels:
@@ -61,7 +65,8 @@ def cluster(network: Network, images: Images, fit: ClusterFit, seed: int) -> Lab
     Errors: `UserError` for a K outside 2 to n, and for features of another shape.
     """
     check_k(fit, len(images))
-    points = features(network, images).cpu().numpy()
+    found = features(network, images)
+    points = (F.normalize(found, dim=1) if fit.normalise else found).cpu().numpy()
     labels = {}
     for k in fit.k:
         means = KMeans(k, n_init=fit.restarts, random_state=derive(seed, "k-means", k) % 2**32)

@@ -10,8 +10,8 @@ from robustcl.bench.autoattack.reference import MEMBERS
 from robustcl.bench.data import datasets
 from robustcl.bench.runner import Job
 from robustcl.bench.schemes import schemes
-from robustcl.bench.spec import suites
 from robustcl.bench.store import Stage
+from robustcl.bench.tables import suites
 from robustcl.models.architecture import PACKAGE as ARCHITECTURES
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import unknown

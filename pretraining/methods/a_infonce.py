@@ -180,7 +180,7 @@ class AInfoNCE(Method, Prepared):
         return directed(z, self.base.temperature, detach=detach, hard=hard)
 
     def _mirrored(self, terms: Tensor) -> Tensor:
-        """The adversarial view is first: its column (clean -> adversarial) is overwritten by its row, which counts twice."""
+        """The adversarial view is first: its column (clean -> adversarial) is overwritten by its row, counted twice."""
         return torch.cat([terms[:1], torch.cat([terms[:1, 1:].T, terms[1:, 1:]], dim=1)])
 
     def _leaning(self, terms: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ def shares(one: Tensor, other: Tensor) -> list[Tensor]:
 
 def slow(p: list[Tensor], q: list[Tensor], form: Form) -> Tensor:
     """`sum_b q (log q - p)`, as the released code feeds its divergence, or `sum_b q (log q - log p)`."""
-    return torch.stack([b * (b.log() - (a if form == "official" else a.log())) for a, b in zip(p, q, strict=True)]).sum()
+    return torch.stack(
+        [b * (b.log() - (a if form == "official" else a.log())) for a, b in zip(p, q, strict=True)]
+    ).sum()
 
 
 @pytest.mark.parametrize("form", FORMS)

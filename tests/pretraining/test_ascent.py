@@ -33,7 +33,9 @@ def network() -> Any:
 
 
 @pytest.mark.parametrize("init", ["random", "clipped", "clean", "gaussian"])
-def test_on_a_linear_model_it_is_the_corner_of_ball_and_box(init: Literal["random", "clipped", "clean", "gaussian"]) -> None:
+def test_on_a_linear_model_it_is_the_corner_of_ball_and_box(
+    init: Literal["random", "clipped", "clean", "gaussian"],
+) -> None:
     x, w = random(6, 1, 8, 8), torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(1))
     found = Ascent(steps=20, init=init)(lambda p: (p * w).flatten(1).sum(1), x, LINF, nn.Identity(), draws())
     assert torch.allclose(found, (x + 8 / 255 * w.sign()).clamp(0, 1), rtol=0, atol=1e-6)

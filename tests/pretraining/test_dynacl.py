@@ -181,7 +181,9 @@ def test_the_statistics_of_the_copy_come_from_its_own_forwards() -> None:
 def test_the_copy_starts_as_the_trained_network_and_moves_by_the_average_before_each_step() -> None:
     method = dynacl(
         momentum=0.9,
-        training=Training(epochs=3, batch=N, optimiser=Optimiser(lr=0.5, momentum=0, weight_decay=0), schedule=Constant()),
+        training=Training(
+            epochs=3, batch=N, optimiser=Optimiser(lr=0.5, momentum=0, weight_decay=0), schedule=Constant()
+        ),
     )
     net = double(method).float()
     q = [[p.detach().clone() for p in net.encoder.parameters()]]

@@ -49,7 +49,11 @@ def right(found: Mapping[int, Tensor]) -> Tensor:
     """The mean over K of the mean cross-entropy of the images that have a label."""
     each = []
     for k, labels in PSEUDO.items():
-        terms = [-F.log_softmax(row, dim=0)[label] for row, label in zip(found[k], labels.tolist(), strict=True) if label >= 0]
+        terms = [
+            -F.log_softmax(row, dim=0)[label]
+            for row, label in zip(found[k], labels.tolist(), strict=True)
+            if label >= 0
+        ]
         each.append(torch.stack(terms).mean())
     return torch.stack(each).mean()
 

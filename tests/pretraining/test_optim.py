@@ -283,7 +283,9 @@ def test_pieces_that_do_not_fit_are_one_line(fields: dict[str, Any]) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("fields", [{"starts": (0, -1), "factors": (1, 1)}, {"factors": (-1,)}, {"starts": (0.0, 9e999)}])
+@pytest.mark.parametrize(
+    "fields", [{"starts": (0, -1), "factors": (1, 1)}, {"factors": (-1,)}, {"starts": (0.0, 9e999)}]
+)
 def test_pieces_take_finite_numbers_from_zero(fields: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^Pieces\."):
         Pieces(**fields)
@@ -301,7 +303,8 @@ class Holder:
 
 
 @pytest.mark.parametrize(
-    "schedule", [ADVCL, ACL, ROCL, Steps(milestones=(0.5, 30), factor=0.2), Constant(), Pieces(starts=(0, 0.5), factors=(1, 2))]
+    "schedule",
+    [ADVCL, ACL, ROCL, Steps(milestones=(0.5, 30), factor=0.2), Constant(), Pieces(starts=(0, 0.5), factors=(1, 2))],
 )
 def test_a_schedule_reads_back_from_what_it_is_written_as(schedule: Schedule) -> None:
     assert read(Holder, plain(Holder(schedule=schedule)), "test") == Holder(schedule=schedule)

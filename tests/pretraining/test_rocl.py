@@ -33,7 +33,9 @@ def batch(eps: str = "8/255", epoch: int = 0, epochs: int = 1, pseudo: Mapping[i
     )
 
 
-def double(method: Method, given: Mapping[str, Encoder] | None = None, pseudo: Mapping[int, Tensor] | None = None) -> Net:
+def double(
+    method: Method, given: Mapping[str, Encoder] | None = None, pseudo: Mapping[int, Tensor] | None = None
+) -> Net:
     """The net of a method in double precision, set for training as the loop does."""
     encoder = Encoder(Tiny(width=4), (1, 8, 8), routes=method.routes, seed=1)
     net = build_net(method, encoder, Targets(classes=3, pseudo=pseudo or {}), 1, given).double().train()
