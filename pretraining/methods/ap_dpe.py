@@ -155,7 +155,7 @@ class APDPE(Method, Prepared):
 
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
         share = 2 * len(self.tasks)
-        terms = {task: self.task(net, task, views[task], views) / share for task in self.tasks}
+        terms: dict[str, Tensor] = {task: self.task(net, task, views[task], views) / share for task in self.tasks}
         x = views["adversarial"].detach().requires_grad_(bool(self.diversity))
         parts = zip(self.tasks, x.chunk(len(self.tasks)), strict=True)
         attacked = {f"{task}_adversarial": self.task(net, task, part, views) for task, part in parts}
@@ -186,13 +186,16 @@ class APDPE(Method, Prepared):
             # and its gradients are small; the paper's wording is the plain one.
             scores = scores.softmax(2)
         wanted = torch.arange(MASKED, device=x.device).repeat(len(x))
-        return MASKED * F.cross_entropy(scores.flatten(0, 1), wanted)
+        out: Tensor = MASKED * F.cross_entropy(scores.flatten(0, 1), wanted)
+        return out
 
     def logits(self, net: Net, task: Task, x: Tensor) -> Tensor:
         """(n, classes) of rotation or jigsaw."""
-        if f"{task}_top" not in net.heads:
-            return net(x, task, ROUTE)
-        out: Tensor = net.heads[task](net.heads[f"{task}_top"](net.encoder.map(x, ROUTE)))
+        out: Tensor
+        if f"{task}_top" in net.heads:
+            out = net.heads[task](net.heads[f"{task}_top"](net.encoder.map(x, ROUTE)))
+        else:
+            out = net(x, task, ROUTE)
         return out
 
     def scores(self, net: Net, x: Tensor, order: Tensor) -> Tensor:
@@ -261,13 +264,15 @@ def split(x: Tensor) -> Tensor:
     """The patches of squares (n, c, side, side), row by row: (n, 16, c, side / 4, side / 4)."""
     size = x.shape[-1] // GRID
     parts = x.unflatten(3, (GRID, size)).unflatten(2, (GRID, size))  # (n, c, row, y, column, x)
-    return parts.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    patches: Tensor = parts.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    return patches
 
 
 def join(patches: Tensor) -> Tensor:
     """The images of which these are the patches: the inverse of `split`."""
     parts = patches.unflatten(1, (GRID, GRID)).permute(0, 3, 1, 4, 2, 5)
-    return parts.flatten(4, 5).flatten(2, 3)
+    images: Tensor = parts.flatten(4, 5).flatten(2, 3)
+    return images
 
 
 def permutations(seed: int) -> Tensor:

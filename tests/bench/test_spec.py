@@ -12,6 +12,7 @@ from robustcl.bench.spec import RANDOM, Suite, read_suite, resolved
 from robustcl.bench.tables import suites
 from robustcl.models.errors import UserError
 from robustcl.models.plugin import name_of
+from robustcl.pretraining.methods.advcl import AdvCL
 from tests.bench.tiny import one_line, write_suite
 
 BAD = [
@@ -216,6 +217,76 @@ def test_wrong_extensions_are_one_line(tmp_path: Path, base: str, says: str) -> 
     with pytest.raises(UserError) as caught:
         read_suite(extending(tmp_path, base))
     assert says in one_line(caught.value)
+
+
+def test_later_ones_of_several_lie_over_earlier_ones(tmp_path: Path) -> None:
+    for name, width, eps in (("one", 4, "1/10"), ("two", 5, "2/10")):
+        write_suite(tmp_path, name, "")
+        path = tmp_path / f"{name}.toml"
+        path.write_text(path.read_text().replace("width = 4", f"width = {width}").replace('"1/10"', f'"{eps}"'))
+    path = _written(tmp_path, 'extends = ["./one.toml", "./two.toml"]\n[threat]\nnorm = "l2"\n')
+    (suite,) = read_suite(path)
+    assert (suite.architecture.width, str(suite.threat.eps), suite.threat.norm) == (5, "1/5", "l2")  # type: ignore[attr-defined]
+
+
+ALIKE = """
+[labels.clusters]
+encoder = "at"
+route = "normal"
+normalise = false
+k = [2]
+
+[pretrain.contrast]
+method = "advcl"
+labels = "clusters"
+strong = "digits"
+training = { epochs = 3 }
+
+[pretrain.bare]
+like = "contrast"
+arm = "neither"
+labels = "none"
+
+[pretrain.barer]
+like = "bare"
+training = { batch = 7 }
+"""
+
+
+def test_an_entry_may_be_like_another_one(tmp_path: Path) -> None:
+    (suite,) = read_suite(write_suite(tmp_path, more=ALIKE))
+    contrast, bare, barer = (suite.pretrain[name].method for name in ("contrast", "bare", "barer"))
+    assert isinstance(contrast, AdvCL)
+    assert isinstance(bare, AdvCL)
+    assert isinstance(barer, AdvCL)
+    assert (bare.weight, bare.strong, bare.training) == (0, contrast.strong, contrast.training)
+    assert (barer.weight, barer.training.epochs, barer.training.batch) == (0, 3, 7)
+    assert [suite.pretrain[name].labels for name in ("contrast", "bare", "barer")] == ["clusters", None, None]
+    fit = suite.labels["clusters"].fit
+    assert fit is not None
+    assert not fit.normalise
+
+
+def test_what_an_entry_is_like_may_be_on_the_grid(tmp_path: Path) -> None:
+    more = f'{ALIKE}\n[grid]\n"pretrain.contrast.temperature" = [0.1, 0.2]\n'
+    points = read_suite(write_suite(tmp_path, more=more))
+    assert [point.pretrain["barer"].method.temperature for point in points] == [0.1, 0.2]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('like = "bare"', 'like = "bear"', "tiny.pretrain.barer.like: unknown encoder 'bear'"),
+        ('like = "bare"', 'like = "barer"', "tiny.pretrain.barer.like: a circle (barer -> barer)"),
+        ('like = "contrast"', 'like = "barer"', "tiny.pretrain.barer.like: a circle (bare -> barer -> bare)"),
+        ('route = "normal"', 'route = "norml"', "tiny.labels.clusters.route: unknown route 'norml'"),
+        ('arm = "neither"', 'arm = "niether"', "tiny.pretrain.bare: unknown arm 'niether'"),
+    ],
+)
+def test_wrong_likenesses_are_one_line(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_suite(write_suite(tmp_path, more=ALIKE.replace(old, new)))
+    assert one_line(error.value).startswith(says)
 
 
 def test_what_is_extended_is_a_text(tmp_path: Path) -> None:

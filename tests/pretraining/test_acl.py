@@ -13,7 +13,6 @@ from robustcl.pretraining.methods.acl import ACL
 from robustcl.pretraining.methods.simclr import SimCLR
 from robustcl.pretraining.views import recipe
 from tests.pretraining.test_rocl import (
-    N,
     T,
     assert_same_parameters,
     assert_same_statistics,
@@ -45,7 +44,8 @@ def official_ntx(z: Tensor) -> Tensor:
     row = torch.arange(len(z))
     partner = row + 1 - 2 * (row % 2)
     own = near[row, partner]
-    return -(own / (near.sum(0) - torch.tensor(1 / T, dtype=z.dtype).exp())).log().mean()
+    loss: Tensor = -(own / (near.sum(0) - torch.tensor(1 / T, dtype=z.dtype).exp())).log().mean()
+    return loss
 
 
 def official_attack(net: Net, form: str, views: dict[str, Tensor], start: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ def test_a_step_equals_that_of_the_released_code(form: str) -> None:
         x = wanted["adversarial"] if form != "A2S" else wanted["adversarial"][::2]
         x = torch.cat([x[::2], x[1::2]]) if form != "A2S" else x
         assert torch.allclose(found["adversarial"], x, rtol=0, atol=1e-7)
-        assert all((part - origin[: len(part)]).abs().max() > EPS / 2 for part in [found["adversarial"][:N]])
+        assert (found["adversarial"] - origin).abs().max() > EPS / 2
     assert_same_parameters(ours, theirs)
     assert_same_statistics(ours, theirs)
     assert moved(before, ours)

@@ -189,26 +189,23 @@ def slow_directed(given: list[Tensor], temperature: float, detach: bool = False)
 def slow_hard(given: list[Tensor], temperature: float, hard: Hard, detach: bool = False) -> Tensor:
     """HCL by loops, without any shift. `official`: the mean of row r divides column r, the bound is of shifted ones."""
     m, n, z = len(given), len(given[0]), unit(given)
-    count, rows = (n - 1) * m, {}
-    for u in range(m):
-        for i in range(n):
-            rows[u, i] = slow_row(z, u, i, temperature, detach)
+    rows = {(u, i): slow_row(z, u, i, temperature, detach) for u in range(m) for i in range(n)}
+    least = (n - 1) * m * math.exp(0 if hard.official else -1 / temperature)
+
+    def foreign(of: tuple[int, int]) -> dict[tuple[int, int], Tensor]:
+        return {at: e for at, e in rows[of].items() if at[1] != of[1]}
 
     def mean(of: tuple[int, int]) -> Tensor:
-        return torch.stack([e**hard.beta for (_, k), e in rows[of].items() if k != of[1]]).sum() / count
+        return torch.stack([e**hard.beta for e in foreign(of).values()]).mean()
 
     found = torch.zeros(m, m, dtype=given[0].dtype)
     for (u, i), row in rows.items():
-        own = torch.stack([e for (_, k), e in row.items() if k == i]).mean()
-        weighted = torch.zeros((), dtype=given[0].dtype)
-        for at, e in row.items():
-            if at[1] != i:
-                weighted = weighted + e**hard.beta / mean(at if hard.official else (u, i)) * e
-        least = count * math.exp(-1 / temperature) * (math.exp(1 / temperature) if hard.official else 1)
-        negatives = ((weighted - hard.tau * count * own) / (1 - hard.tau)).clamp(min=least)
-        for v in range(m):
-            if u != v:
-                found[u, v] = found[u, v] - (row[v, i] / (own + negatives)).log() / n
+        own = torch.stack([row[v, i] for v in range(m) if v != u]).mean()
+        near = foreign((u, i))
+        weighed = [e**hard.beta / mean(at if hard.official else (u, i)) * e for at, e in near.items()]
+        negatives = (torch.stack(weighed).sum() - hard.tau * len(near) * own) / (1 - hard.tau)
+        for v in set(range(m)) - {u}:
+            found[u, v] = found[u, v] - (row[v, i] / (own + negatives.clamp(min=least))).log() / n
     return found
 
 
