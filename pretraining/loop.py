@@ -12,7 +12,7 @@ from torch import Tensor
 from robustcl.models import checkpoint
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
-from robustcl.models.seeding import derive, generator
+from robustcl.models.seeding import generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
 from robustcl.pretraining.coreset import Coreset, select
@@ -86,13 +86,13 @@ class _Work:
     images: Images
     run: Run
 
-    def batch(self, rows: Tensor, epoch: int, iteration: int, seed: int) -> Batch:
+    def batch(self, rows: Tensor, epoch: int, iteration: int) -> Batch:
         rows = rows.to(self.images.pixels.device)
         return Batch(
             images=self.images.floats(rows),
             labels=self.images.labels[rows],
             threat=self.run.threat,
-            seed=seed,
+            seed=self.run.seed,
             epoch=epoch,
             epochs=self.method.training.epochs,
             iteration=iteration,
@@ -128,12 +128,12 @@ def _route(method: Method, encoder: Encoder) -> str | None:
 
 
 def _select(work: _Work, coreset: Coreset, epoch: int) -> Tensor:
-    """The rows to train on from this epoch; the draws are other ones than those of the steps."""
-    parts, seed, run = work.batches(epoch), derive(work.run.seed, "coreset"), work.run
+    """The rows to train on from this epoch; iterations below 0 key other draws than those of the steps."""
+    parts, run = work.batches(epoch), work.run
     probe = coreset.probe(work.images, run.threat, _route(work.method, work.net.encoder), run.seed, epoch)
 
     def loss(net: Net, number: int) -> Tensor:
-        batch = work.batch(parts[number], epoch, epoch * len(parts) + number, seed)
+        batch = work.batch(parts[number], epoch, -1 - epoch * len(parts) - number)
         return torch.stack(list(_terms(work.method, net, batch).values())).sum()
 
     return select(coreset, work.net, parts, loss, probe)
@@ -149,7 +149,7 @@ def _epoch(work: _Work, optimiser: torch.optim.Optimizer, epoch: int, coreset: T
         for group in optimiser.param_groups:
             group["lr"] = rate
         # Numbered as if all batches were trained on: no two steps of a run share a key, whatever a coreset leaves.
-        batch = work.batch(rows, epoch, first + number, work.run.seed)
+        batch = work.batch(rows, epoch, first + number)
         terms = _step(work.method, work.net, batch, optimiser)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + term

@@ -199,7 +199,10 @@ class Prepared(ABC):
 
     @abstractmethod
     def prepare(self, net: Net, given: Mapping[str, Encoder]) -> dict[str, nn.Module]:
-        """What lies beside the trained network. `given` are the encoders of `facts.needs`, on one route each."""
+        """What lies beside the trained network; weights that are drawn come from the seed of the heads.
+
+        `given` are the encoders of `facts.needs`, on one route each.
+        """
 
     @abstractmethod
     def before_step(self, net: Net, batch: Batch) -> None:
@@ -251,8 +254,8 @@ def build_net(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "heads"))
         net = Net(encoder, method.heads(encoder.width, targets))
-    if method.facts.branched:
-        branch(net.heads, encoder.switch)
-    if isinstance(method, Prepared):
-        net.beside.update(method.prepare(net, given or {}))
+        if method.facts.branched:
+            branch(net.heads, encoder.switch)
+        if isinstance(method, Prepared):
+            net.beside.update(method.prepare(net, given or {}))
     return net

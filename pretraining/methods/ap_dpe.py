@@ -8,12 +8,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from robustcl.models import checkpoint
 from robustcl.models.blocks import initialise
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.heads import linear
-from robustcl.models.seeding import derive, generator
+from robustcl.models.seeding import generator
 from robustcl.models.value import value
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.method import Batch, Facts, Method, Net, Prepared, Targets, Training, Views
@@ -117,14 +116,11 @@ class APDPE(Method, Prepared):
         Rotation has the encoder's own last stage; beside it jigsaw gets one of its own, freshly drawn. Jigsaw alone
         has the encoder's: the last stage would be left untrained otherwise, as selfie alone leaves it, by design.
         """
-        with torch.random.fork_rng(devices=[]):
-            # No seed is given here: the encoder, freshly drawn from the run's, stands for it.
-            torch.default_generator.manual_seed(derive(0, "ap_dpe", checkpoint.fingerprint(net.encoder)))
-            if {"rotation", "jigsaw"} <= set(self.tasks):
-                net.heads["jigsaw_top"] = net.encoder.top(ROUTE)
-                initialise(net.heads["jigsaw_top"])
-            if "selfie" in self.tasks:
-                net.heads["selfie"] = AttentionPooling(net.encoder.body.map_width, self.layers)
+        if {"rotation", "jigsaw"} <= set(self.tasks):
+            net.heads["jigsaw_top"] = net.encoder.top(ROUTE)
+            initialise(net.heads["jigsaw_top"])
+        if "selfie" in self.tasks:
+            net.heads["selfie"] = AttentionPooling(net.encoder.body.map_width, self.layers)
         return {}
 
     def before_step(self, net: Net, batch: Batch) -> None:
