@@ -81,16 +81,17 @@ def _hard_bottom(similar: Tensor, positive: Tensor, itself: Tensor, top: float, 
     m = positive.shape[1]
     n = len(similar) // m
     image = torch.arange(len(similar), device=similar.device) % n
-    foreign = image[:, None] != image  # (m n, m n)
-    near = (similar - top).exp() * foreign  # shifted by the largest that there can be: no overflow at any temperature
-    own = ((positive - top).exp() * ~itself).sum(1) / (m - 1)
-    count = (n - 1) * m
-    weight = near**hard.beta * foreign
-    mean = weight.sum(1) / count
-    weight = weight / (mean if hard.official else mean[:, None])
-    least = count * math.exp(-top if hard.official else -2 * top)
-    negatives = ((weight * near).sum(1) - hard.tau * count * own) / (1 - hard.tau)
-    return (own + negatives.clamp(min=least)).log() + top
+    own_image, count = image[:, None] == image, (n - 1) * m
+    near = similar - top  # in logarithms throughout: exponentials at a small temperature leave every float
+    weight = (hard.beta * near).masked_fill(own_image, -torch.inf)
+    mean = weight.logsumexp(1) - math.log(count)
+    weight = weight - (mean if hard.official else mean[:, None])
+    hardest = (weight + near).logsumexp(1)
+    own = (positive - top).masked_fill(itself, -torch.inf).logsumexp(1) - math.log(m - 1)
+    least = torch.full_like(own, math.log(count) - (top if hard.official else 2 * top))
+    shift = torch.stack([hardest, own, least]).amax(0).detach()
+    negatives = ((hardest - shift).exp() - hard.tau * count * (own - shift).exp()) / (1 - hard.tau)
+    return ((own - shift).exp() + torch.maximum(negatives, (least - shift).exp())).log() + shift + top
 
 
 def kl(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:

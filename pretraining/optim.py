@@ -19,7 +19,8 @@ class LARS(torch.optim.Optimizer):
     Per tensor p with gradient g: `local = trust |p| / (|g| + wd |p|)`, `v <- momentum v + lr local (g + wd p)`,
     `p <- p - v`. Every tensor is treated alike, batch norms and biases included, where the paper of LARS leaves those
     out. Where |p| or |g| is below 1e-15, `local` is 1: a tensor that starts at 0 takes its first step at the full lr.
-    With `inside` false the lr is left out of v and multiplies it, as in torchlars (RoCL), and a new lr acts at once.
+    With `inside` false it is torchlars' form (RoCL): 1e-8 is added below the line, and the lr is left out of v and
+    multiplies it, so that a new one acts at once.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class LARS(torch.optim.Optimizer):
         inside: bool = True,
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
-        self.inside = inside
+        self.inside, self.eps = inside, 0.0 if inside else 1e-8
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; the loss that `closure` returns, if there is one."""
@@ -48,7 +49,7 @@ class LARS(torch.optim.Optimizer):
         size, slope, decay = p.norm(), g.norm(), group["weight_decay"]
         # By `where` and not by `if`: a branch would wait for the device, twice per tensor.
         small = (size < 1e-15) | (slope < 1e-15)
-        local = torch.where(small, torch.ones_like(size), group["trust"] * size / (slope + decay * size))
+        local = torch.where(small, torch.ones_like(size), group["trust"] * size / (slope + decay * size + self.eps))
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p)

@@ -94,8 +94,14 @@ class AInfoNCE(Method, Prepared):
         "rocl-ip": _lars(0.1),
         "rocl-hn": {**_lars(0.2), "inferior": False, "hard": True},
         "rocl-iphn": {**_lars(0.3), "hard": True},
-        "official": {"inferior": False, "form": "official"},
-        "official-hn": {"inferior": False, "hard": True, "form": "official", "weight": 1.0},
+        "official": {"inferior": False, "form": "official", "weight": 1.0, "training": plain(_sgd(0.5))},
+        "official-hn": {
+            "inferior": False,
+            "hard": True,
+            "form": "official",
+            "weight": 1.0,
+            "training": plain(_sgd(1.2)),
+        },
     }
 
     training: Training = Field(default_factory=lambda: _sgd(1.0))
@@ -155,10 +161,10 @@ class AInfoNCE(Method, Prepared):
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
         if isinstance(self.base, RoCL):
             three, two = self.base.project(net, views)
-            # Sums over directions: six over 3 n rows, and two over 2 n of the second term.
+            # The six directions over 3 n rows lean and harden; the small second term stays RoCL's, as released.
             return {
                 "contrast": self._leaning(self._directed(three, self._hard)).sum() / 3,
-                "adversarial": self._leaning(self._directed(two, self._hard)).sum() / 2 / self.base.divisor,
+                "adversarial": self._directed(two, None).sum() / 2 / self.base.divisor,
             }
         z = self.base.projections(net, views)
         terms, m = self._directed(z, self._hard), len(z)

@@ -37,7 +37,7 @@ class AIR(Method):
     routes: ClassVar[tuple[str, ...]] = ("normal", "pgd")
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "divergence": {"regulariser": "divergence"},
-        "dynamic": {"dynamic": True, "strong": "dynacl"},
+        "dynamic": {"dynamic": True},
     }
 
     training: Training = RECIPE

@@ -83,10 +83,10 @@ class RoCL(Method):
         }
 
     def project(self, net: Net, views: Views) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-        """The projections (perturbed, t1, t2) of one forward, and (perturbed, t2) of a second one.
+        """The projections (perturbed, t1, t2) of one forward, and (perturbed, t2) of another one, which comes first.
 
         On several devices the released second term contrasts with the negatives of its own device alone.
         """
-        three = net(torch.cat([views["x_adv"], views["x1"], views["x2"]]), "projector").chunk(3)
         two = net(torch.cat([views["x_adv"], views["x2"]]), "projector").chunk(2)
+        three = net(torch.cat([views["x_adv"], views["x1"], views["x2"]]), "projector").chunk(3)
         return three, two

@@ -51,5 +51,6 @@ class SimCLR(Method):
         return views
 
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
+        # Each view is a batch of its own, as in AdvCL, whose control this is; ACL's arm S2S makes one batch of both.
         z = [net(views[name], "projector", "normal") for name in ("x1", "x2")]
         return {"contrast": nt_xent(z, self.temperature)}

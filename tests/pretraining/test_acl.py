@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcl.models.routing import norms
+from robustcl.models.routing import batch_norm_mode, norms
 from robustcl.pretraining.method import Net
 from robustcl.pretraining.methods.acl import ACL
 from robustcl.pretraining.methods.simclr import SimCLR
@@ -170,14 +170,15 @@ def test_each_route_has_batch_norms_of_its_own_in_the_projector_too(form: str, u
                 assert same == [count == 0] * 2
 
 
-def test_the_standard_arm_is_simclr() -> None:
-    # One batch of both views, as in the released code, whose flagless form is what SimCLR's defaults stand for.
+def test_the_standard_arm_is_simclr_on_one_batch_of_both_views() -> None:
+    # SimCLR's own form forwards each view alone, as AdvCL does: equal where batch norms do not look at the batch.
     at, standard, simclr = batch(), acl("S2S"), SimCLR(strong=recipe("digits"), hidden=32, output=16)
     one, other = double(standard), double(simclr)
     views = doubled(standard, at)
     assert all(torch.equal(views[name], view) for name, view in doubled(simclr, at).items())
-    (first,) = standard.loss(one, views, at).values()
-    (second,) = simclr.loss(other, views, at).values()
+    with batch_norm_mode(one, False), batch_norm_mode(other, False):
+        (first,) = standard.loss(one, views, at).values()
+        (second,) = simclr.loss(other, views, at).values()
     assert first.item() == pytest.approx(second.item(), rel=1e-9)
     assert not standard.adversarial
     assert standard.deploy == "normal"
