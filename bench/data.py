@@ -57,11 +57,13 @@ class Npz(DataSet):
     """A `.npz` with `train_images`, `train_labels`, `test_images`, `test_labels` and optionally `<split>_index`.
 
     Images are uint8 or float32 in [0, 1], of shape (n, height, width) or (n, height, width, channels). With `train`
-    the training split is a fixed random part of so many images.
+    the training split is a fixed random part of so many images. With `holdout`, for tuning, the test split is not
+    looked at: each `holdout`-th training image is held out of training and judged in its place.
     """
 
     path: Path
     train: int | None = Field(default=None, ge=2)
+    holdout: int | None = Field(default=None, ge=2)
 
     def load(self) -> Splits:
         arrays = _read_npz(self.path)
@@ -75,6 +77,12 @@ class Npz(DataSet):
             raise UserError(f"{self.path}: labels of {shape}, expected integers from 0, of shape (n,)")
         classes = int(max(part.max() for part in labels)) + 1
         train, test = (self._split(arrays, split, classes) for split in ("train", "test"))
+        if self.holdout is not None:
+            if self.holdout > len(train):
+                raise UserError(
+                    f"{self.path}: holdout = {self.holdout}, expected at most its {len(train)} training images"
+                )
+            train, test = train.hold_out(self.holdout)
         if self.train is not None:
             if self.train > len(train):
                 raise UserError(f"{self.path}: train = {self.train}, expected at most its {len(train)} training images")

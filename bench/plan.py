@@ -1,5 +1,6 @@
 """The only owner of the plan of a suite: its cells, and the graph of stages they need, each stage once."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,10 +53,15 @@ def plan(points: Sequence[Suite], splits: Splits, target: Splits | None = None) 
     files = _Files()
     drafts = [_Draft(suite, splits, target or splits, files) for suite in points]
     cells: dict[str, tuple[dict[str, Any], str]] = {}  # points of a grid share what it does not touch
+    shared: Counter[tuple[str, str]] = Counter()  # in how many points a row has this very cell
     for draft in drafts:
         for cell in draft.cells():
             cells.setdefault(cell["stage"], (cell, draft.suite.point))
+            shared[cell["stage"], _plain(cell, draft.suite.point)] += 1
     _tell_apart(list(cells.values()))
+    for key, (cell, point) in cells.items():
+        if len(drafts) > 1 and shared[key, _plain(cell, point)] == len(drafts) and cell["method"] != RANDOM:
+            cell["encoder"] = _plain(cell, point)  # no axis touches it
     stages: dict[str, Stage] = {}
     cost: dict[str, int] = {}
     for draft in drafts:
@@ -64,6 +70,11 @@ def plan(points: Sequence[Suite], splits: Splits, target: Splits | None = None) 
         cost |= draft.cost
     shown = [cell for cell, _ in cells.values()]
     return Plan(cells=shown, stages=list(stages.values()), cost=cost, files=files.known)
+
+
+def _plain(cell: Mapping[str, Any], point: str) -> str:
+    """The encoder of a cell without the point of its grid."""
+    return str(cell["encoder"]).removesuffix(f" ({point})")
 
 
 def _tell_apart(cells: Sequence[tuple[dict[str, Any], str]]) -> None:
@@ -117,7 +128,6 @@ class _Draft:
             raise UserError(f"{suite.name}.judge.images: {n}, expected at most the {len(target.test)} test images")
         self.test: Images = target.test.sample(n or len(target.test))
         # What would fail in a worker after an hour fails here, before anything is written.
-        Encoder(suite.architecture, self.train.shape, mean=suite.mean, std=suite.std)
         for labels in suite.labels.values():
             if labels.fit:
                 check_k(labels.fit, len(self.train))
@@ -173,6 +183,7 @@ class _Draft:
             f"route {self._method(row.entry).method.deploy}",
             *([f"pretraining's epoch {row.snapshot}"] if row.snapshot else []),
             f"{scheme} {epochs} epochs, last epoch",
+            *(["input normalised"] if self._method(row.entry).mean or self._method(row.entry).std else []),
             *(["external data"] if self._external(row.entry) else []),
         ]
         return ", ".join(parts)
@@ -194,10 +205,15 @@ class _Draft:
         if name not in self.made:
             suite, chosen = self.suite, self._method(name)
             method = chosen.method
+            try:  # what would fail in a worker fails here, before anything is written
+                Encoder(suite.architecture, self.train.shape, mean=chosen.mean, std=chosen.std)
+            except UserError as error:
+                where = f"{suite.name}.pretrain.{name}" if name != RANDOM else f"{suite.name}.encoder"
+                raise UserError(f"{where}: {str(error).removeprefix('encoder: ')}") from None
             architecture = {"name": name_of(suite.architecture), **plain(suite.architecture)}
             part = {
                 "method": method_identity(method),
-                "encoder": {"architecture": architecture, "mean": suite.mean, "std": suite.std},
+                "encoder": {"architecture": architecture, "mean": chosen.mean, "std": chosen.std},
                 "data": self.train.fingerprint,
                 "threat": plain(suite.threat) if method.adversarial else None,
                 "seed": suite.seeds.pretrain,
@@ -259,7 +275,8 @@ class _Draft:
 def _name(data: DataSet) -> str:
     """A data set for people: the stem of its path, or what it is."""
     path = getattr(data, "path", None)
-    return (path.stem if path else "") or type(data).__name__.lower()
+    name = (path.stem if path else "") or type(data).__name__.lower()
+    return f"{name} (held-out training images)" if getattr(data, "holdout", None) else name
 
 
 def _check_shapes(suite: Suite, data: Images, target: Images) -> None:

@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
@@ -21,7 +20,7 @@ from robustcl.pretraining.methods.supervised import Supervised
 from robustcl.pretraining.pseudo_labels import ClusterFit
 
 RANDOM = "random"
-NO_LABELS = "none"  # what takes labels from an entry that is `like` one with labels
+Constants = tuple[tuple[float, ...] | None, tuple[float, ...] | None]
 
 
 @value
@@ -56,11 +55,16 @@ class Judging:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
-    """A method, the name of the labels it reads, and by their roles the names of the encoders that it needs."""
+    """A method, the name of the labels it reads, and by their roles the names of the encoders that it needs.
+
+    `mean` and `std` normalise the input of its encoder: those of [encoder], unless the entry has its own.
+    """
 
     method: Method
     labels: str | None
     given: Mapping[str, str] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 @value
@@ -183,9 +187,9 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
         if not isinstance(table.get(key), dict) or not table[key]:
             raise UserError(f"{name}: missing table [{key}], expected it in every suite")
     encoder = dict(table["encoder"])
-    mean, std = (_numbers(encoder.pop(key, None), f"{name}.encoder.{key}") for key in ("mean", "std"))
+    mean, std = constants = _constants(encoder, f"{name}.encoder", (None, None))
     labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in entries(table, name, "labels").items()}
-    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}") for key, part in alike(table, name).items()}
+    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in alike(table, name).items()}
     finetune = {
         key: read_scheme({"scheme": key, **part}, f"{name}.finetune.{key}")
         for key, part in entries(table, name, "finetune").items()
@@ -216,7 +220,8 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
 
 def random_encoder(suite: Suite) -> Pretrain:
     """The encoder of the suite's shape that no method has touched: a row of every table."""
-    return Pretrain(method=Supervised(objective="clean", training=Training(epochs=0)), labels=None)
+    method = Supervised(objective="clean", training=Training(epochs=0))
+    return Pretrain(method=method, labels=None, mean=suite.mean, std=suite.std)
 
 
 def resolved(suite: Suite) -> Table:
@@ -231,7 +236,14 @@ def resolved(suite: Suite) -> Table:
             key: {**plain(part.source), **(plain(part.fit) if part.fit else {})} for key, part in suite.labels.items()
         },
         "pretrain": {
-            key: {"method": name_of(part.method), "labels": part.labels, **part.given, **plain(part.method)}
+            key: {
+                "method": name_of(part.method),
+                "labels": part.labels,
+                "mean": part.mean,
+                "std": part.std,
+                **part.given,
+                **plain(part.method),
+            }
             for key, part in suite.pretrain.items()
         },
         "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
@@ -257,19 +269,23 @@ def _dataset(table: Table, where: str) -> DataSet:
     return read_dataset(table, where)
 
 
-def _pretrain(table: Table, where: str) -> Pretrain:
+def _pretrain(table: Table, where: str, constants: Constants) -> Pretrain:
+    table = dict(table)
+    mean, std = _constants(table, where, constants)
     method, given = _method(table, where)
     labels, needs = table.get("labels"), method.facts.needs
     if not isinstance(labels, str | None):
         raise UserError(f"{where}.labels: {labels!r} is wrong, expected a name below [labels]")
-    labels = None if labels == NO_LABELS else labels
-    if (method.supervision == "pseudo") != (labels is not None):
-        says = "reads pseudo-labels, expected labels = <a name below [labels]>"
-        raise UserError(f"{where}: the method {says if labels is None else 'reads no pseudo-labels; remove labels'}")
+    if method.supervision == "pseudo" and labels is None:
+        raise UserError(f"{where}: the method reads pseudo-labels, expected labels = <a name below [labels]>")
+    if labels is not None and type(method)().supervision != "pseudo":
+        raise UserError(f"{where}: the method reads no pseudo-labels; remove labels")
+    if method.supervision != "pseudo":  # by one of its fields, such as a weight of 0 in a grid
+        labels = None
     for role in needs:
         if role not in given:
             raise UserError(f"{where}: the method needs an encoder, expected {role} = <a name below [pretrain]>")
-    return Pretrain(method=method, labels=labels, given=given)
+    return Pretrain(method=method, labels=labels, given=given, mean=mean, std=std)
 
 
 def _method(table: Table, where: str) -> tuple[Method, dict[str, str]]:
@@ -382,9 +398,13 @@ def encoders_below(suite: Suite, name: str) -> Iterator[str]:
             yield source.encoder
 
 
-def _numbers(given: Any, where: str) -> tuple[float, ...] | None:
-    if given is None:
-        return None
-    if not isinstance(given, list) or not all(isinstance(n, int | float) for n in given):
-        raise UserError(f"{where}: {given!r} is wrong, expected a list of numbers, one per channel")
-    return tuple(float(n) for n in given)
+def _constants(table: Table, where: str, defaults: Constants) -> Constants:
+    """The `mean` and `std` of a table, which are taken out of it; `[]` is none: the network sees raw images."""
+    found = []
+    for key, default in zip(("mean", "std"), defaults, strict=True):
+        given = table.pop(key, default)
+        listed = given is None or isinstance(given, list | tuple)
+        if not listed or not all(isinstance(n, int | float) for n in given or ()):
+            raise UserError(f"{where}.{key}: {given!r} is wrong, expected a list of numbers, one per channel")
+        found.append(tuple(float(n) for n in given) if given else None)
+    return found[0], found[1]

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -52,8 +53,9 @@ def branch(module: nn.Module, switch: Switch) -> None:
 
 
 def norms(module: nn.Module, route: str) -> list[_BatchNorm]:
-    """The branches of `route` below `module`, in order."""
-    found = [part.branches[route] for part in module.modules() if isinstance(part, RoutedBatchNorm)]
+    """The branches of `route` below `module`, in order; none where there is no such route."""
+    routed = [part.branches for part in module.modules() if isinstance(part, RoutedBatchNorm)]
+    found = [branches[route] for branches in routed if route in branches]
     return [norm for norm in found if isinstance(norm, _BatchNorm)]
 
 
@@ -70,8 +72,12 @@ def adopt(module: nn.Module, single: nn.Module) -> None:
     """Copy every weight and statistic of `single`, which has one route, into `module` of the same architecture.
 
     The branches of all routes of `module` begin as the only one of `single`.
-    Errors: `UserError` where a tensor is missing, left over or of another shape.
+    Errors: `UserError` where a tensor is missing, left over or of another shape, or a constant is another one.
     """
+    constants = dict(single.named_buffers())
+    for name, held in module.named_buffers():
+        if name in ("mean", "std") and not torch.equal(held, constants[name].to(held.device)):
+            raise UserError(f"encoder: cannot begin as one with another {name} of its input, expected the same")
     source, target = single.state_dict(), module.state_dict()
     plain = {_unrouted(name): tensor for name, tensor in source.items()}
     wanted = {name: _unrouted(name) for name in target}

@@ -46,8 +46,8 @@ class Coreset:
 
     z is the projector's output, or the features of a method without a projector, of x and of x + d by the deployed
     route. The released code is cheaper: gradients of the projector alone, averaged over the rows of each weight. It
-    also scales z to its range where the paper has a softmax, sends x by the clean route, and has lr 0.001; here, the
-    paper's form with every trained parameter.
+    also scales z to its range where the paper has a softmax, sends x by the clean route, and climbs three steps of a
+    third of 10/255; here, the paper's form with every trained parameter, and the steps of `ascent`.
     """
 
     warmup: int = Field(default=100, ge=0)

@@ -16,13 +16,14 @@ class Hard:
     """Hard negatives (HCL, Robinson et al., ICLR 2021, as A-InfoNCE takes them over): negatives weigh more where near.
 
     A negative with e = exp(similarity / T) weighs e^beta over its mean, and `tau`, the chance that a negative is none,
-    is taken off. `official` repeats two slips of the released code of A-InfoNCE: the mean of one anchor's row divides
-    another's column, and the lower bound is not shifted although the exponentials were.
+    is taken off. Two slips of the released code of A-InfoNCE: `across`, the mean of one anchor's row divides another's
+    column; `unshifted`, the lower bound is not shifted although the exponentials were.
     """
 
     beta: float = 1.0
     tau: float = 0.12
-    official: bool = False
+    across: bool = False
+    unshifted: bool = False
 
 
 def nt_xent(views: Sequence[Tensor], temperature: float, *, detach: bool = False) -> Tensor:
@@ -62,7 +63,7 @@ def directed(views: Sequence[Tensor], temperature: float, *, detach: bool = Fals
     if not temperature > 0:
         raise UserError(f"contrast: temperature {temperature}, expected a number above 0")
     with torch.autocast(views[0].device.type, enabled=False):  # a sum of exponentials at T = 0.5 needs float32
-        z = F.normalize(torch.cat([_precise(view) for view in views]), dim=1)
+        z = F.normalize(torch.cat([precise(view) for view in views]), dim=1)
         similar = z @ (z.detach() if detach else z).T / temperature  # (m n, m n)
         row = torch.arange(m * n, device=z.device)
         partners = row % n + n * torch.arange(m, device=z.device)[:, None]  # (m, m n): the row of each view's image
@@ -85,10 +86,10 @@ def _hard_bottom(similar: Tensor, positive: Tensor, itself: Tensor, top: float, 
     near = similar - top  # in logarithms throughout: exponentials at a small temperature leave every float
     weight = (hard.beta * near).masked_fill(own_image, -torch.inf)
     mean = weight.logsumexp(1) - math.log(count)
-    weight = weight - (mean if hard.official else mean[:, None])
+    weight = weight - (mean if hard.across else mean[:, None])
     hardest = (weight + near).logsumexp(1)
     own = (positive - top).masked_fill(itself, -torch.inf).logsumexp(1) - math.log(m - 1)
-    least = torch.full_like(own, math.log(count) - (top if hard.official else 2 * top))
+    least = torch.full_like(own, math.log(count) - (top if hard.unshifted else 2 * top))
     shift = torch.stack([hardest, own, least]).amax(0).detach()
     negatives = ((hardest - shift).exp() - hard.tau * count * (own - shift).exp()) / (1 - hard.tau)
     return ((own - shift).exp() + torch.maximum(negatives, (least - shift).exp())).log() + shift + top
@@ -102,11 +103,12 @@ def kl(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
     """
     _rows("kl", [clean_logits, adversarial_logits], fewest=2)
     with torch.autocast(clean_logits.device.type, enabled=False):
-        clean, adversarial = (F.log_softmax(_precise(x), dim=1) for x in (clean_logits, adversarial_logits))
+        clean, adversarial = (F.log_softmax(precise(x), dim=1) for x in (clean_logits, adversarial_logits))
         return F.kl_div(adversarial, clean, reduction="batchmean", log_target=True)
 
 
-def _precise(x: Tensor) -> Tensor:
+def precise(x: Tensor) -> Tensor:
+    """In float32 whatever autocast left, or in float64 where it is that already."""
     return x if x.dtype == torch.float64 else x.float()
 
 

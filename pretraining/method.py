@@ -113,14 +113,16 @@ class Facts:
     """What holds of one method with the fields it has.
 
     `units` are forward-equivalents per image and epoch (a forward or an input gradient is 1, a full backward 2).
-    `deploy` and `network` are the route and the network that is finetuned and judged. `perturbs` and `maximises` say
-    in words what the inner maximisation does; a method without them is not adversarial and needs no threat.
-    `supervision` is which labels it reads: none, the true ones, or those of a clustering. With `freezes` the encoder
-    stays as it is, statistics included, and the heads alone are trained. With `branched` the heads' batch norms have a
-    branch per route too. `needs` are the encoders that it is given.
+    `routes` are those that it trains: a batch norm has a branch for each, in this order. `deploy` and `network` are the
+    route and the network that is finetuned and judged. `perturbs` and `maximises` say in words what the inner
+    maximisation does; a method without them is not adversarial and needs no threat. `supervision` is which labels it
+    reads: none, the true ones, or those of a clustering. With `freezes` the encoder stays as it is, statistics
+    included, and the heads alone are trained. With `branched` the heads' batch norms have a branch per route too.
+    `needs` are the encoders that it is given.
     """
 
     units: float
+    routes: tuple[str, ...] = ("normal",)
     deploy: str = "normal"
     network: str = "trained"
     perturbs: str = ""
@@ -142,7 +144,6 @@ class Method(ABC):
     version: ClassVar[int]
     source: ClassVar[str]  # paper, venue and year
     cite: ClassVar[str]
-    routes: ClassVar[tuple[str, ...]] = ("normal",)
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     training: Training = Training()
@@ -167,6 +168,11 @@ class Method(ABC):
     @abstractmethod
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
         """Named terms; the loop minimises their sum."""
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """The routes that it trains."""
+        return self.facts.routes
 
     @property
     def deploy(self) -> str:

@@ -91,7 +91,7 @@ def weakened(recipe: Recipe, strength: float) -> Recipe:
 def _weaker(op: Operation, s: float) -> Operation:
     if isinstance(op, RandomResizedCrop):
         low, high = op.scale
-        return replace(op, scale=(high - s * (high - low), high))
+        return replace(op, scale=((1 - s) * high + s * low, high))
     if isinstance(op, ColorJitter):
         sizes = {name: s * getattr(op, name) for name in ("brightness", "contrast", "saturation", "hue", "p")}
         return replace(op, **sizes)
@@ -107,7 +107,7 @@ def apply(recipe: Recipe, images: Tensor, generator: torch.Generator) -> Tensor:
     if images.ndim != 4 or not images.is_floating_point():
         raise UserError(f"views: {images.dtype} of shape {tuple(images.shape)}, expected floats (n, c, h, w)")
     draws = [op.draws for op in recipe.ops]
-    table = torch.rand(len(images), sum(draws), generator=generator, device=generator.device).to(images.device)
+    table = torch.rand(len(images), sum(draws), generator=generator, device=generator.device).to(images)
     with torch.autocast(images.device.type, enabled=False):  # an image in bfloat16 has lost its last bits
         for op, numbers in zip(recipe.ops, table.split(draws, dim=1), strict=True):
             images = op(images, numbers)

@@ -11,7 +11,7 @@ from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError, unknown
 from robustcl.models.plugin import name_of
 from robustcl.models.value import plain, read, value
-from robustcl.pretraining.losses import Hard, directed
+from robustcl.pretraining.losses import Hard, directed, precise
 from robustcl.pretraining.method import Batch, Facts, Method, Net, Prepared, Targets, Training, Views
 from robustcl.pretraining.methods.advcl import AdvCL
 from robustcl.pretraining.methods.rocl import RECIPE as ROCL
@@ -79,14 +79,14 @@ class AInfoNCE(Method, Prepared):
     collected, and follows the distance of the batch after them, up to 0.5 at `nearest`; on RoCL it stays at `pull`.
     The attack climbs the plain loss of the base (`attack = "plain"`) or the one with hard negatives; never IP's.
 
-    `form` is `corrected`, or `official` with the slips of the released code: those of `Hard`, and without IP the term
-    clean -> adversarial overwritten by adversarial -> clean, which makes even the plain form another loss than AdvCL's.
+    `form` is `corrected`, or `official` with the slips of the released code: those of `Hard` (on RoCL its bound is
+    right), and on AdvCL, without IP and in the attack, the term clean -> adversarial overwritten by adversarial ->
+    clean and both weighed by the square of `weight`, which makes even the plain form another loss than AdvCL's.
     """
 
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Yu et al., ECCV 2022"
     cite: ClassVar[str] = "yu2022ainfonce"
-    routes: ClassVar[tuple[str, ...]] = ("normal", "pgd", "pgd_ce")
     # The released settings for CIFAR-10.
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "hn": {"inferior": False, "hard": True, "weight": 1.0, "training": plain(_sgd(1.2))},
@@ -133,7 +133,8 @@ class AInfoNCE(Method, Prepared):
         base = self.base.facts
         return Facts(
             units=base.units + 2 * self.adaptive,
-            deploy=base.deploy if isinstance(self.base, AdvCL) else "normal",
+            routes=base.routes,
+            deploy=base.deploy,
             perturbs=base.perturbs,
             maximises=base.maximises,
             supervision=base.supervision,
@@ -179,15 +180,21 @@ class AInfoNCE(Method, Prepared):
 
     @property
     def _hard(self) -> Hard | None:
-        return Hard(beta=self.beta, tau=self.tau, official=self.form == "official") if self.hard else None
+        slips = self.form == "official"
+        bound = slips and isinstance(self.base, AdvCL)
+        return Hard(beta=self.beta, tau=self.tau, across=slips, unshifted=bound) if self.hard else None
 
     def _directed(self, z: Sequence[Tensor], hard: Hard | None) -> Tensor:
         detach = isinstance(self.base, RoCL) and self.base.detach_second_factor
         return directed(z, self.base.temperature, detach=detach, hard=hard)
 
     def _mirrored(self, terms: Tensor) -> Tensor:
-        """The adversarial view is first: its column (clean -> adversarial) is overwritten by its row, counted twice."""
-        return torch.cat([terms[:1], torch.cat([terms[:1, 1:].T, terms[1:, 1:]], dim=1)])
+        """The adversarial view is first: its column (clean -> adversarial) is overwritten by its row, counted twice.
+
+        In the released code both are one memory, so that the weight of either falls on both.
+        """
+        row = self.weight**2 * terms[:1]
+        return torch.cat([row, torch.cat([row[:, 1:].T, terms[1:, 1:]], dim=1)])
 
     def _leaning(self, terms: Tensor) -> Tensor:
         """RoCL's IP: clean -> adversarial weighs `pull`, adversarial -> clean the rest; the adversarial is first."""
@@ -202,7 +209,7 @@ class AInfoNCE(Method, Prepared):
         distance, seen = net.beside["distance"], ("origin", "x_cl")
         assert isinstance(distance, Distance)
         with torch.no_grad():  # in train mode and on route `normal`, as released
-            clean, attacked = (net.encoder(views[name], "normal").float() for name in seen)
+            clean, attacked = (precise(net.encoder(views[name], "normal")) for name in seen)
             now = (clean - attacked).norm(dim=1).mean()
             if batch.epoch < self.adapt:
                 distance.total += now

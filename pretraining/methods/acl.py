@@ -29,7 +29,6 @@ class ACL(Method):
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Jiang et al., NeurIPS 2020"
     cite: ClassVar[str] = "jiang2020acl"
-    routes: ClassVar[tuple[str, ...]] = ("normal", "pgd")
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {form: {"form": form} for form in ("A2A", "A2S", "S2S")}
 
     training: Training = RECIPE
@@ -48,6 +47,7 @@ class ACL(Method):
         # The released attack also makes parameter gradients, which it throws away: input gradients alone here.
         return Facts(
             units=2 * self.ascent.steps * climbed + (self.form == "A2S") + 3 * passes,
+            routes={"DS": ("normal", "pgd"), "A2S": ("normal", "pgd"), "A2A": ("pgd",), "S2S": ("normal",)}[self.form],
             deploy="pgd" if climbed else "normal",
             perturbs={0: "", 1: "t1", 2: "t1 and t2"}[climbed],
             maximises={0: "", 1: "NT-Xent(t1 + d, t2)", 2: "NT-Xent(t1 + d1, t2 + d2)"}[climbed],

@@ -49,7 +49,6 @@ class AdvCL(Method):
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Fan et al., NeurIPS 2021"
     cite: ClassVar[str] = "fan2021advcl"
-    routes: ClassVar[tuple[str, ...]] = ("normal", "pgd", "pgd_ce")
     # The rows of tables 4 and 5 of the paper, and the cell that it left out. Table 4's rows keep pseudo-supervision:
     # its last row is the full method.
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -81,6 +80,8 @@ class AdvCL(Method):
             raise ValueError(f"contrasted {list(self.contrasted)}, expected at least two views, each once")
         if not self.attacked:
             raise ValueError(f"contrasted has no perturbed view, expected one of {', '.join(TEMPTED)}")
+        if self.route not in self.facts.routes:
+            raise ValueError(f"route '{self.route}' is not trained, expected one of {', '.join(self.facts.routes)}")
         return self
 
     @property
@@ -99,8 +100,10 @@ class AdvCL(Method):
         # A tau-level pair climbs together: both are forwarded, and both receive a gradient.
         climb = 2 * steps * (attacks + bool(self.weight))
         again = clean if self.ascent.batch_norm == "eval" else 0
+        used = {"normal": clean > 0, "pgd": True, "pgd_ce": self.weight > 0}
         return Facts(
             units=climb + again + 3 * (clean + attacks + bool(self.weight)),
+            routes=tuple(route for route, trained in used.items() if trained),
             deploy=self.route,
             perturbs=" and ".join(view.removesuffix("+d") for view in self.attacked) + (", x" if self.weight else ""),
             maximises=f"SupCon over {len(self.contrasted)} views" + ("; CE(clusters)" if self.weight else ""),
@@ -139,15 +142,11 @@ class AdvCL(Method):
         norm, which shares all routes and is dropped after pretraining, are not.
         """
         training = self.ascent.batch_norm == "train"
-        statistics = Replay(net.encoder, "normal")
         found: Views = {}
-        for name in self.clean:
-            found[f"z_{name}"] = net(views[name], "projector", "normal")
-            statistics.mark()
         if training:
-            statistics.repeat(self.ascent.steps)
+            found |= self._clean(net, views, self.ascent.steps)
             fixed = [found[f"z_{name}"].detach() for name in self.clean]
-        else:
+        else:  # the forwards of the loss come after the attack, which sees the statistics as they were
             with torch.no_grad(), batch_norm_mode(net, False):
                 fixed = [net(views[name], "projector", "normal") for name in self.clean]
 
@@ -160,7 +159,18 @@ class AdvCL(Method):
             found["x_ce"] = self.ascent(
                 lambda x: self.clusters(net, x, batch, "sum"), views["origin"], batch.ball, net, batch.draws("clusters")
             )
+        if not training:
+            found |= self._clean(net, views, 0)
         return views | found
+
+    def _clean(self, net: Net, views: Views, repeated: int) -> Views:
+        """The projections of the clean views, with their graph; the statistics move as if forwarded `repeated` more."""
+        statistics, found = Replay(net.encoder, "normal"), Views()
+        for name in self.clean:
+            found[f"z_{name}"] = net(views[name], "projector", "normal")
+            statistics.mark()
+        statistics.repeat(repeated)
+        return found
 
     def project(self, net: Net, x: Tensor) -> list[Tensor]:
         """The projections of the perturbed views, which lie one below the other in `x`; each has its own statistics."""
@@ -191,7 +201,12 @@ class AdvCL(Method):
         """
         features = net.encoder(x, "pgd_ce")
         each = [
-            F.cross_entropy(net.heads[f"clusters_{k}"](features), labels, ignore_index=-1, reduction=over)
-            for k, labels in sorted(batch.pseudo.items())
+            labelled(net.heads[f"clusters_{k}"](features), labels, over) for k, labels in sorted(batch.pseudo.items())
         ]
         return torch.stack(each).mean()
+
+
+def labelled(logits: Tensor, labels: Tensor, over: Literal["mean", "sum"] = "mean") -> Tensor:
+    """The cross-entropy of those images that have a label (not -1), a scalar; 0 where none has one."""
+    total = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum")
+    return total if over == "sum" else total / (labels >= 0).sum().clamp(min=1)

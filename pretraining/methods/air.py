@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from robustcl.models.heads import projector
 from robustcl.models.value import value
 from robustcl.pretraining.ascent import Ascent
-from robustcl.pretraining.losses import nt_xent
+from robustcl.pretraining.losses import nt_xent, precise
 from robustcl.pretraining.method import Batch, Facts, Method, Net, Targets, Training, Views
 from robustcl.pretraining.methods.acl import pair
 from robustcl.pretraining.methods.dynacl import strength, weight
@@ -34,7 +34,6 @@ class AIR(Method):
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Xu et al., NeurIPS 2023"
     cite: ClassVar[str] = "xu2023air"
-    routes: ClassVar[tuple[str, ...]] = ("normal", "pgd")
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "divergence": {"regulariser": "divergence"},
         "dynamic": {"dynamic": True},
@@ -57,6 +56,7 @@ class AIR(Method):
     def facts(self) -> Facts:
         return Facts(
             units=4 * self.ascent.steps + 5 * 3,
+            routes=("normal", "pgd"),
             deploy="pgd",
             perturbs="t1 and t2",
             maximises="NT-Xent(t1 + d1, t2 + d2)",
@@ -99,7 +99,7 @@ class AIR(Method):
 
 def diagonal(one: Tensor, other: Tensor, temperature: float) -> Tensor:
     """(n,) logarithms of the softmax over the n images of the similarity of an image's two projections."""
-    return F.log_softmax(F.cosine_similarity(one.float(), other.float(), dim=1) / temperature, dim=0)
+    return F.log_softmax(F.cosine_similarity(precise(one), precise(other), dim=1) / temperature, dim=0)
 
 
 def divergence(log_first: Tensor, log_second: Tensor, regulariser: Regulariser) -> Tensor:

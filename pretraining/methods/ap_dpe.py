@@ -66,7 +66,6 @@ class APDPE(Method, Prepared):
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Chen et al., CVPR 2020"
     cite: ClassVar[str] = "chen2020apdpe"
-    routes: ClassVar[tuple[str, ...]] = (ROUTE,)
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "rotation": _alone("rotation", ALONE),
         "jigsaw": _alone("jigsaw", ALONE),
@@ -101,6 +100,7 @@ class APDPE(Method, Prepared):
         term = " + diversity * log det" if second else ""
         return Facts(
             units=len(self.tasks) * (self.ascent.steps * (4 if second else 2) + (9 if second else 6)),
+            routes=(ROUTE,),
             deploy=ROUTE,
             perturbs=", ".join(self.tasks),
             maximises=f"CE({', '.join(self.tasks)}){term}",

@@ -13,6 +13,7 @@ from robustcl.models.encoder import Encoder
 from robustcl.models.routing import adopt, batch_norm_mode
 from robustcl.models.value import value
 from robustcl.pretraining.ascent import Ascent
+from robustcl.pretraining.losses import precise
 from robustcl.pretraining.method import Batch, Facts, Method, Net, Prepared, Targets, Training, Views
 from robustcl.pretraining.optim import Cosine, Optimiser
 from robustcl.pretraining.views import RecipeField, apply, recipe
@@ -21,7 +22,8 @@ RECIPE = Training(
     epochs=100,
     batch=256,
     optimiser=Optimiser(name="sgd", lr=0.5, momentum=0.9, weight_decay=5e-4),
-    schedule=Cosine(warmup=10, warmup_from=0.003),
+    # Released: the rate climbs by epochs, in ninths, and is full in epochs 9 and 10; here in tenths.
+    schedule=Cosine(warmup=10, warmup_from=0.003, warmup_per="epoch", decay="rest"),
 )
 
 
@@ -86,4 +88,4 @@ class DeACL(Method, Prepared):
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
     """The mean cosine between the rows of two (n, width) tensors."""
-    return F.cosine_similarity(one.float(), other.float(), dim=1).mean()
+    return F.cosine_similarity(precise(one), precise(other), dim=1).mean()

@@ -53,7 +53,6 @@ class DynACL(Method, Prepared):
     version: ClassVar[int] = 1
     source: ClassVar[str] = "Luo et al., ICLR 2023"
     cite: ClassVar[str] = "luo2023dynacl"
-    routes: ClassVar[tuple[str, ...]] = ("normal", "pgd")
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "fixed": {"annealed": False, "growth": 0},
         "trained": {"deployed": "trained"},
@@ -76,6 +75,7 @@ class DynACL(Method, Prepared):
     def facts(self) -> Facts:
         return Facts(
             units=4 * self.ascent.steps + 2 * 3 + 2,
+            routes=("normal", "pgd"),
             deploy="pgd",
             network=self.deployed,
             perturbs="t1 and t2",

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from robustcl.models.encoder import Encoder
 from robustcl.models.heads import linear
@@ -15,6 +14,7 @@ from robustcl.models.value import value
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.losses import kl
 from robustcl.pretraining.method import Batch, Facts, Method, Net, Prepared, Targets, Training, Views
+from robustcl.pretraining.methods.advcl import labelled
 from robustcl.pretraining.optim import Optimiser, Pieces
 from robustcl.pretraining.supervision import units
 from robustcl.pretraining.views import RecipeField, apply, recipe
@@ -101,8 +101,7 @@ class LPAFF(Method, Prepared):
     def _right(self, answers: list[Tensor], batch: Batch) -> Tensor:
         """The mean over K of the cross-entropy on the cluster labels; label -1 is ignored."""
         labels = [batch.pseudo[k] for k in sorted(batch.pseudo)]
-        each = [F.cross_entropy(a, y, ignore_index=-1) for a, y in zip(answers, labels, strict=True)]
-        return torch.stack(each).mean()
+        return torch.stack([labelled(a, y) for a, y in zip(answers, labels, strict=True)]).mean()
 
     def before_step(self, net: Net, batch: Batch) -> None:
         pass

@@ -1,7 +1,9 @@
 """SimCLR (Chen et al., ICML 2020): two augmented views, NT-Xent, no attack; with ACL's recipe it is ACL's S2S arm."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -22,11 +24,29 @@ RECIPE = Training(
 
 @value
 class SimCLR(Method):
-    """Defaults: ACL's standard arm (S2S): two `acl` views, three-layer projector, LARS."""
+    """Defaults: ACL's standard arm (S2S): two `acl` views in one batch, three-layer projector, LARS.
 
-    version: ClassVar[int] = 1
+    The arm `advcl` is the control of AdvCL, which differs in the adversarial part alone: its views, projector and
+    optimiser, and its contrast, `scale` times NT-Xent. With `together` false each view is a batch of its own.
+    """
+
+    version: ClassVar[int] = 2
     source: ClassVar[str] = "Chen et al., ICML 2020"
     cite: ClassVar[str] = "chen2020simclr"
+    arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "advcl": {
+            "strong": "advcl",
+            "output": 128,
+            "layers": 2,
+            "norm": "hidden",
+            "together": False,
+            "scale": 0.5 / 0.07,
+            "training": {
+                "optimiser": {"name": "sgd", "lr": 0.5, "weight_decay": 1e-4},
+                "schedule": {"floor": 5e-4, "warmup_from": 0.01, "per": "epoch", "warmup_shift": 0, "decay": "whole"},
+            },
+        }
+    }
 
     training: Training = RECIPE
     strong: RecipeField = recipe("acl")
@@ -35,6 +55,8 @@ class SimCLR(Method):
     output: int = Field(default=512, gt=0)
     layers: Literal[2, 3] = 3
     norm: Literal["hidden", "all", "none"] = "all"
+    together: bool = True
+    scale: float = Field(default=1.0, gt=0)
 
     @property
     def facts(self) -> Facts:
@@ -51,6 +73,6 @@ class SimCLR(Method):
         return views
 
     def loss(self, net: Net, views: Views, batch: Batch) -> dict[str, Tensor]:
-        # Each view is a batch of its own, as in AdvCL, whose control this is; ACL's arm S2S makes one batch of both.
-        z = [net(views[name], "projector", "normal") for name in ("x1", "x2")]
-        return {"contrast": nt_xent(z, self.temperature)}
+        x = [views["x1"], views["x2"]]
+        z = net(torch.cat(x), "projector").chunk(2) if self.together else [net(one, "projector") for one in x]
+        return {"contrast": self.scale * nt_xent(z, self.temperature)}

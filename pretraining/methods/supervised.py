@@ -26,8 +26,8 @@ RECIPE = Training(
 class Supervised(Method):
     """Cross-entropy on the true labels: `clean`, on PGD-10 images alone (`adversarial`), or `trades` with `beta`.
 
-    Published TRADES climbs from 0.001 times a normal: `ascent = { init = "gaussian" }`. The default start is uniform
-    for both, which also keeps the first step from following round-off signs.
+    `trades` with the default ascent starts anywhere in the ball; the arm of that name starts as published, from 0.001
+    times a normal, which keeps the first step from following round-off signs.
     """
 
     version: ClassVar[int] = 1
@@ -35,7 +35,7 @@ class Supervised(Method):
     cite: ClassVar[str] = "madry2018pgd"
 
     arms: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "trades": {"objective": "trades"},
+        "trades": {"objective": "trades", "ascent": {"init": "gaussian"}},
         "clean": {"objective": "clean"},
     }
 

@@ -226,6 +226,25 @@ def test_a_teacher_moves_its_student(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+NORMAL = "\n[pretrain.normal]\nlike = 'at'\nmean = [0.5]\n"
+
+
+def test_what_normalises_the_input_is_in_the_key_and_in_the_protocol(tmp_path: Path) -> None:
+    made = planned(tmp_path, more=NORMAL)
+    means = {stage.label: stage.part["encoder"]["mean"] for stage in made.stages if stage.kind == "pretrain"}
+    assert means == {"pretrain random": None, "pretrain at": None, "pretrain normal": (0.5,)}
+    assert {cell["encoder"] for cell in made.cells if "input normalised" in cell["protocol"]} == {"normal"}
+    with pytest.raises(UserError, match=r"^tiny\.pretrain\.normal: mean \(0\.5, 0\.5\) .*expected 1 numbers each"):
+        planned(tmp_path, "pretrain.normal.mean=[0.5, 0.5]", more=NORMAL)
+    planned(tmp_path, "pretrain.normal.mean=[0.5, 0.5]", "table.rows=['at']", more=NORMAL)  # it takes no part
+
+
+def test_a_row_that_no_axis_touches_has_its_plain_name(tmp_path: Path) -> None:
+    grid = "\n[pretrain.x]\nlike = 'at'\n[grid]\n'pretrain.x.ascent.steps' = [2, 3]\n"
+    names = [cell["encoder"] for cell in planned(tmp_path, more=grid).cells]
+    assert sorted(names) == ["at", "random", "x (steps=2)", "x (steps=3)"]
+
+
 def test_a_snapshot_is_told_apart_and_moves_no_other_row(tmp_path: Path) -> None:
     both = planned(tmp_path, "table.rows=['student', 'student@1']", more=TEACHER)
     alone = planned(tmp_path, "table.rows=['student']", more=TEACHER)
@@ -265,6 +284,12 @@ def test_a_target_is_what_is_finetuned_and_judged_on(tmp_path: Path) -> None:
     }  # fmt: skip
     assert {(cell["data"], cell["classes"]) for cell in made.cells} == {("digits -> four", 4)}
     assert {(cell["data"], cell["classes"]) for cell in own.cells} == {("digits", 10)}
+
+
+def test_a_table_says_where_it_judges_on_held_out_training_images(tmp_path: Path) -> None:
+    data = f"data={{name='npz', path='{save_data(tmp_path / 'four.npz')}', holdout=5}}"
+    points = read_suite(write_suite(tmp_path), [data, "judge.images=8"])
+    assert {cell["data"] for cell in plan(points, points[0].data.load()).cells} == {"four (held-out training images)"}
 
 
 @pytest.mark.parametrize(
@@ -357,7 +382,7 @@ def test_an_encoder_for_other_images_is_refused_before_anything_starts(tmp_path:
     save_encoder(path, Encoder(Tiny(width=4), (1, 8, 8)), "normal")
     (stage,) = [stage for stage in planned(tmp_path, more=more).stages if stage.kind == "labels"]
     assert stage.part["checkpoint"] == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert stage.part["fit"] == {"k": [3], "restarts": 10}
+    assert stage.part["fit"] == {"k": [3], "restarts": 10, "normalise": True}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from robustcl.bench import spec
+from robustcl.bench import tables
 from robustcl.bench.data import Digits
 from robustcl.bench.plan import plan
 from robustcl.bench.spec import RANDOM, Suite, read_suite, resolved
@@ -245,7 +245,6 @@ training = { epochs = 3 }
 [pretrain.bare]
 like = "contrast"
 arm = "neither"
-labels = "none"
 
 [pretrain.barer]
 like = "bare"
@@ -265,6 +264,18 @@ def test_an_entry_may_be_like_another_one(tmp_path: Path) -> None:
     fit = suite.labels["clusters"].fit
     assert fit is not None
     assert not fit.normalise
+
+
+def test_an_entry_has_constants_of_its_own_or_none(tmp_path: Path) -> None:
+    more = (
+        "\n[pretrain.own]\nlike = 'at'\nmean = [0.5]\nstd = [0.2]\n[pretrain.raw]\nlike = 'own'\nmean = []\nstd = []\n"
+    )
+    (suite,) = read_suite(write_suite(tmp_path, more=more), ["encoder.mean=[0.1]"])
+    found = {name: (part.mean, part.std) for name, part in suite.pretrain.items()}
+    assert found == {"at": ((0.1,), None), "own": ((0.5,), (0.2,)), "raw": (None, None)}
+    for wrong in ("mean=0.5", "std=['a']"):
+        with pytest.raises(UserError, match=r"tiny\.pretrain\.own\.(mean|std): .* expected a list of numbers"):
+            read_suite(tmp_path / "tiny.toml", [f"pretrain.own.{wrong}"])
 
 
 def test_what_an_entry_is_like_may_be_on_the_grid(tmp_path: Path) -> None:
@@ -303,7 +314,7 @@ def _written(folder: Path, text: str) -> Path:
 def test_a_base_is_extended_and_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_suite(tmp_path, "_base")
     extending(tmp_path, "_base", name="paper")
-    monkeypatch.setattr(spec, "FOLDER", tmp_path)
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
     assert list(suites()) == ["paper"]
     assert read_suite("paper")[0].pretrain["at"].method.training.epochs == 1
     with pytest.raises(UserError, match="unknown suite '_base'"):

@@ -67,12 +67,14 @@ def slow_inferior(z: list[Tensor], pull: float, weight: float, hard: Hard | None
     return SCALE * total / (m * (m - 1))
 
 
-def slow_symmetric(z: list[Tensor], hard: Hard | None = None, mirrored: bool = False) -> Tensor:
+def slow_symmetric(z: list[Tensor], hard: Hard | None = None, mirrored: bool = False, weight: float = 1.0) -> Tensor:
     terms = slow_directed(z, T) if hard is None else slow_hard(z, T, hard)
     m, total = len(z), torch.zeros((), dtype=terms.dtype)
     for u in range(m):
         for v in range(m):
-            total = total + (terms[v, u] if mirrored and v == 0 else terms[u, v])
+            # In the released code a column is the row's own memory: the weight of each falls on both.
+            factor = weight**2 if mirrored and 0 in (u, v) else 1.0
+            total = total + factor * (terms[v, u] if mirrored and v == 0 else terms[u, v])
     return SCALE * total / (m * (m - 1))
 
 
@@ -117,7 +119,7 @@ def test_neither_is_advcl() -> None:
 
 def test_the_official_plain_form_counts_adversarial_to_clean_twice() -> None:
     method = a_infonce(inferior=False, form="official")
-    assert_same_loss(method, lambda z: slow_symmetric(z, mirrored=True))
+    assert_same_loss(method, lambda z: slow_symmetric(z, mirrored=True, weight=1.2))
     at = batch()
     net, found = climb(method, at)
     official, corrected = (
@@ -266,7 +268,7 @@ HN = Hard(beta=1, tau=0.12)
 ATTACKS: dict[str, tuple[dict[str, Any], Slow]] = {
     "plain": ({"hard": True}, slow_symmetric),
     "hard": ({"hard": True, "attack": "hard"}, lambda z: slow_symmetric(z, HN)),
-    "official": ({"inferior": False, "form": "official"}, lambda z: slow_symmetric(z, mirrored=True)),
+    "official": ({"form": "official"}, lambda z: slow_symmetric(z, mirrored=True, weight=1.2)),
 }
 
 

@@ -1,6 +1,8 @@
 """Tests of AdvCL against a slow transcription of one step of the released code."""
 
 import copy
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +12,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
-from robustcl.models.routing import norms
+from robustcl.models.errors import UserError
+from robustcl.models.routing import batch_norm_mode, norms
 from robustcl.models.threat import Threat
 from robustcl.pretraining.ascent import Ascent
-from robustcl.pretraining.method import Batch, Net, Targets, build_net
+from robustcl.pretraining.method import Batch, Net, Targets, build_net, named, read_method
 from robustcl.pretraining.methods.advcl import AdvCL
 from robustcl.pretraining.views import recipe
 
@@ -62,28 +65,51 @@ def official_pseudo(net: Net, x: Tensor, reduction: str = "mean") -> Tensor:
     return sum(terms, torch.zeros(())) / len(terms)
 
 
-def official_step(net: Net, views: dict[str, Tensor], starts: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """One joint attack in train mode that forwards every view each time, then the outer step."""
-    origin = views["origin"]
-    names = [name for name in ("x1", "x2", "high") if name in views]
+PERTURBED = {"x+d": "origin", "t1+d": "x1", "t2+d": "x2"}
+CLEAN = {"t1": "x1", "t2": "x2", "low": "low", "high": "high"}
+
+
+def official_step(
+    net: Net, views: dict[str, Tensor], starts: tuple[list[Tensor], Tensor], names: Any, train: bool = True
+) -> dict[str, Any]:
+    """One joint attack that forwards every view each time, in train mode or not, then the outer step."""
+    origins = [views[PERTURBED[name]] for name in names if name in PERTURBED]
 
     def clean() -> list[Tensor]:
-        return [net(views[name], "projector", "normal") for name in names]
+        return [net(views[CLEAN[name]], "projector", "normal") for name in names if name in CLEAN]
 
-    x_cl, x_ce = (start.clone() for start in starts)
+    def climbed(x: Tensor, slope: Tensor, origin: Tensor) -> Tensor:
+        return torch.min(torch.max(x.detach() + STEP * slope.sign(), origin - EPS), origin + EPS).clamp(0, 1)
+
+    xs, x_ce = [start.clone() for start in starts[0]], starts[1].clone()
     for _ in range(5):
-        x_cl, x_ce = x_cl.detach().requires_grad_(), x_ce.detach().requires_grad_()
-        z_cl = net(x_cl, "projector", "pgd")
-        loss = official_contrast([z_cl, *clean()]) + 0.2 * official_pseudo(net, x_ce, "sum")
-        g_cl, g_ce = torch.autograd.grad(loss, [x_cl, x_ce])
-        x_cl, x_ce = (
-            torch.min(torch.max(x.detach() + STEP * g.sign(), origin - EPS), origin + EPS).clamp(0, 1)
-            for x, g in ((x_cl, g_cl), (x_ce, g_ce))
-        )
-    contrast = official_contrast([net(x_cl, "projector", "pgd"), *clean()])
+        xs, x_ce = [x.detach().requires_grad_() for x in xs], x_ce.detach().requires_grad_()
+        with batch_norm_mode(net, train):
+            z = [net(x, "projector", "pgd") for x in xs]
+            loss = official_contrast([*z, *clean()]) + 0.2 * official_pseudo(net, x_ce, "sum")
+        *slopes, g_ce = torch.autograd.grad(loss, [*xs, x_ce])
+        xs = [climbed(x, g, origin) for x, g, origin in zip(xs, slopes, origins, strict=True)]
+        x_ce = climbed(x_ce, g_ce, views["origin"])
+    contrast = official_contrast([*(net(x, "projector", "pgd") for x in xs), *clean()])
     pseudo = 0.2 * official_pseudo(net, x_ce)
     update(net, contrast + pseudo)
-    return {"contrast": contrast.detach(), "pseudo": pseudo.detach(), "x_cl": x_cl, "x_ce": x_ce}
+    return {"contrast": contrast.detach(), "pseudo": pseudo.detach(), "x_cl": torch.cat(xs), "x_ce": x_ce}
+
+
+def high_and_low(x: Tensor) -> dict[str, Tensor]:
+    """The two parts by a sum over the waves of the image, one by one: radius 2 of 8 pixels."""
+    side, high, low = x.shape[-1], torch.zeros_like(x), torch.zeros_like(x)
+    at = torch.arange(side, dtype=x.dtype)
+    for ky in range(-side // 2, side // 2):
+        for kx in range(-side // 2, side // 2):
+            turn = 2 * math.pi * (ky * at[:, None] + kx * at) / side
+            real, imaginary = ((x * wave).sum((2, 3), keepdim=True) for wave in (turn.cos(), turn.sin()))
+            part = (real * turn.cos() + imaginary * turn.sin()) / side**2
+            if math.hypot(ky, kx) >= side / 4:
+                high = high + part
+            else:
+                low = low + part
+    return {"high": high, "low": low}
 
 
 def update(net: Net, loss: Tensor) -> None:
@@ -97,13 +123,31 @@ def doubled(method: AdvCL, at: Batch) -> dict[str, Tensor]:
     return {name: view.double() for name, view in method.views(at).items()}
 
 
-@pytest.mark.parametrize("high", [True, False])
-def test_a_step_equals_that_of_the_released_code(high: bool) -> None:
-    method, at = advcl() if high else advcl(contrasted=NO_HIGH), batch()
+# The rows of table 4, as views of the paper's own table and not as the arms spell them.
+ROWS: dict[str, Any] = {
+    "tau-one": ("t1+d", "t2"),
+    "tau-both": ("t1+d", "t2+d"),
+    "tau-both-clean": ("t1+d", "t2+d", "t1", "t2"),
+    "no-high": ("x+d", "t1", "t2"),
+    "low": ("x+d", "t1", "t2", "low"),
+    "low-high": ("x+d", "t1", "t2", "low", "high"),
+    "": ("x+d", "t1", "t2", "high"),
+    "eval-attack": ("x+d", "t1", "t2", "high"),
+}
+
+
+@pytest.mark.parametrize("arm", ROWS)
+def test_a_step_equals_that_of_the_released_code(arm: str) -> None:
+    names, at = ROWS[arm], batch()
+    method = named(f"advcl/{arm}".strip("/"), {"strong": "digits", "weak": "digits-weak"})
+    assert isinstance(method, AdvCL)
     ours, views = double(method), doubled(method, at)
+    views |= high_and_low(views["origin"])
     theirs = copy.deepcopy(ours)
-    starts = tuple(at.ball.random_start(views["origin"], at.draws(purpose)) for purpose in ("contrast", "clusters"))
-    wanted = official_step(theirs, views, (starts[0], starts[1]))
+    origins = torch.cat([views[PERTURBED[name]] for name in names if name in PERTURBED])
+    begun = at.ball.random_start(origins, at.draws("contrast")).split(N)
+    starts = (list(begun), at.ball.random_start(views["origin"], at.draws("clusters")))
+    wanted = official_step(theirs, views, starts, names, train=arm != "eval-attack")
 
     found = method.adversary(ours, views, at)
     terms = method.loss(ours, found, at)
@@ -114,7 +158,7 @@ def test_a_step_equals_that_of_the_released_code(high: bool) -> None:
         assert terms[name].item() == pytest.approx(wanted[name].item(), rel=1e-9)
     for name in ("x_cl", "x_ce"):
         assert torch.allclose(found[name], wanted[name], rtol=0, atol=1e-7)  # the ball itself is that of float(8/255)
-        assert (found[name] - views["origin"]).abs().max() > EPS / 2
+        assert (found[name] - (origins if name == "x_cl" else views["origin"])).abs().max() > EPS / 2
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(p, q, rtol=1e-7, atol=1e-9), name
     for route in method.routes:
@@ -154,6 +198,25 @@ def test_the_two_weightings_differ_by_their_factors(high: bool, views: int) -> N
         found[1]["contrast"].item() / (views * (views - 1)), rel=1e-9
     )
     assert found[0]["pseudo"].item() == pytest.approx(found[1]["pseudo"].item(), rel=1e-12)
+
+
+def test_a_route_that_nothing_trains_is_not_made_nor_deployed() -> None:
+    assert advcl(weight=0).routes == ("normal", "pgd")
+    both: Any = ("t1+d", "t2+d")
+    assert advcl(contrasted=both).routes == ("pgd", "pgd_ce")
+    for changed, route in (({"weight": 0}, "pgd_ce"), ({"contrasted": both}, "normal")):
+        with pytest.raises(UserError, match=f"route '{route}' is not trained, expected one of"):
+            read_method({"method": "advcl", "route": route, **changed}, "x")
+
+
+def test_a_batch_without_any_label_adds_nothing() -> None:
+    method, at = advcl(), replace(batch(), pseudo={2: torch.full((N,), -1), 3: PSEUDO[3]})
+    net = double(method)
+    terms = method.loss(net, method.adversary(net, doubled(method, at), at), at)
+    only = replace(at, pseudo={3: PSEUDO[3]})
+    net = double(method)
+    one = method.loss(net, method.adversary(net, doubled(method, only), only), only)
+    assert terms["pseudo"].item() == pytest.approx(one["pseudo"].item() / 2, rel=1e-9)
 
 
 def test_without_a_pseudo_weight_heads_and_term_are_dropped() -> None:

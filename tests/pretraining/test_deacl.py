@@ -143,5 +143,8 @@ def test_the_recipe_is_the_published_one() -> None:
     assert method.robust == 2
     assert method.training.optimiser == Optimiser(name="sgd", lr=0.5, momentum=0.9, weight_decay=5e-4)
     assert (method.training.epochs, method.training.batch) == (100, 256)
-    assert method.training.schedule.lr(0.5, 0, 0, 196, 100) == 0.003
+    rates = [
+        method.training.schedule.lr(0.5, epoch, at, 196, 100) for epoch, at in ((0, 0), (0, 195), (10, 0), (55, 0))
+    ]
+    assert rates == pytest.approx([0.003, 0.003, 0.5, 0.25])  # by epochs; the cosine lies over the 90 that are left
     assert method.heads(8, Targets(classes=3)) == {}

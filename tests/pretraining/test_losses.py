@@ -187,10 +187,10 @@ def slow_directed(given: list[Tensor], temperature: float, detach: bool = False)
 
 
 def slow_hard(given: list[Tensor], temperature: float, hard: Hard, detach: bool = False) -> Tensor:
-    """HCL by loops, without any shift. `official`: the mean of row r divides column r, the bound is of shifted ones."""
+    """HCL by loops. `across`: the mean of row r divides column r; `unshifted`: the bound is that of shifted ones."""
     m, n, z = len(given), len(given[0]), unit(given)
     rows = {(u, i): slow_row(z, u, i, temperature, detach) for u in range(m) for i in range(n)}
-    least = (n - 1) * m * math.exp(0 if hard.official else -1 / temperature)
+    least = (n - 1) * m * math.exp(0 if hard.unshifted else -1 / temperature)
 
     def foreign(of: tuple[int, int]) -> dict[tuple[int, int], Tensor]:
         return {at: e for at, e in rows[of].items() if at[1] != of[1]}
@@ -202,7 +202,7 @@ def slow_hard(given: list[Tensor], temperature: float, hard: Hard, detach: bool 
     for (u, i), row in rows.items():
         own = torch.stack([row[v, i] for v in range(m) if v != u]).mean()
         near = foreign((u, i))
-        weighed = [e**hard.beta / mean(at if hard.official else (u, i)) * e for at, e in near.items()]
+        weighed = [e**hard.beta / mean(at if hard.across else (u, i)) * e for at, e in near.items()]
         negatives = (torch.stack(weighed).sum() - hard.tau * len(near) * own) / (1 - hard.tau)
         for v in set(range(m)) - {u}:
             found[u, v] = found[u, v] - (row[v, i] / (own + negatives.clamp(min=least))).log() / n
@@ -236,21 +236,25 @@ HARDS = [
 
 
 @pytest.mark.parametrize("detach", [False, True])
-@pytest.mark.parametrize("official", [False, True])
+@pytest.mark.parametrize("slips", [{}, {"across": True}, {"unshifted": True}], ids=["right", "across", "unshifted"])
 @pytest.mark.parametrize("hard", HARDS, ids=lambda hard: f"beta{hard.beta}-tau{hard.tau}")
-def test_hard_negatives_equal_the_double_loop_with_their_gradient(hard: Hard, official: bool, detach: bool) -> None:
-    hard = replace(hard, official=official)
-    assert_alike(
-        lambda x: directed(x, 0.5, detach=detach, hard=hard),
-        lambda x: slow_hard(x, 0.5, hard, detach),
-        views(3, n=4),
-    )
+def test_hard_negatives_equal_the_double_loop_with_their_gradient(
+    hard: Hard, slips: dict[str, bool], detach: bool
+) -> None:
+    hard = replace(hard, **slips)
+    for x in (views(3, n=4), near_views()):
+        assert_alike(lambda x: directed(x, 0.5, detach=detach, hard=hard), lambda x: slow_hard(x, 0.5, hard, detach), x)
+
+
+def near_views() -> list[Tensor]:
+    """Views that lie so near to one another that what is taken off the negatives exceeds them: the bound acts."""
+    first, *others = views(3, n=4)
+    return [first, *(first + 0.1 * view for view in others)]
 
 
 def test_the_slips_of_the_released_hard_negatives_move_the_loss() -> None:
-    x = views(3, n=4)
-    for tau in (0.12, 0.9):  # the wrong axis; the bound that was not shifted
-        right, wrong = (directed(x, 0.5, hard=Hard(tau=tau, official=official)) for official in (False, True))
+    for x, tau, slip in ((views(3, n=4), 0.12, {"across": True}), (near_views(), 0.9, {"unshifted": True})):
+        right, wrong = (directed(x, 0.5, hard=Hard(tau=tau, **kind)) for kind in ({}, slip))
         assert (right - wrong).abs().max() > 1e-3
 
 

@@ -42,12 +42,29 @@ def test_labels_are_the_same_again(encoder: Encoder) -> None:
     assert torch.equal(alone[5], first[5])  # each K has a key of its own
 
 
-def test_features_have_unit_length_in_eval_mode_whatever_the_batch(encoder: Encoder) -> None:
+def test_features_are_those_of_eval_mode_whatever_the_batch(encoder: Encoder) -> None:
     encoder.train()
     whole, parts = features(encoder, blobs()), features(encoder, blobs(), batch=7)
-    assert whole.norm(dim=1).tolist() == pytest.approx([1.0] * 30, abs=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(whole, encoder.eval()(blobs().floats(slice(None))), atol=1e-5)
     assert torch.allclose(whole, parts, atol=1e-5)
     assert not encoder.training
+
+
+def test_lengths_play_no_part_unless_they_are_left() -> None:
+    # Two directions and, along each, two lengths: unit length sees the directions, raw features the lengths.
+    points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [9.0, 0.0], [0.0, 9.0]]).repeat(3, 1)
+    images = Images(torch.arange(12).view(12, 1, 1, 1) / 12, torch.zeros(12).long(), classes=1, name="points")
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        return points[(x.flatten() * 12).round().long()]
+
+    unit = cluster(network, images, ClusterFit(k=(2,)), seed=0)[2]
+    assert len({tuple(row) for row in unit.view(3, 4).tolist()}) == 1
+    assert unit[0] == unit[2] != unit[1] == unit[3]
+    raw = cluster(network, images, ClusterFit(k=(3,), normalise=False), seed=0)[3]
+    assert raw[0] == raw[1]  # both near the origin
+    assert len({int(raw[0]), int(raw[2]), int(raw[3])}) == 3
 
 
 @pytest.mark.parametrize(("k", "named"), [((3, 31), "[31]"), ((1,), "[1]"), ((0, 2, -4), "[0, -4]"), ((), "no K")])
