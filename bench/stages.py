@@ -5,6 +5,7 @@ A stage is executed from its part alone, so that nothing outside its key can cha
 
 import csv
 import hashlib
+import json
 import resource
 import sys
 import time
@@ -160,6 +161,18 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     images = _data(stage, place, "test")
     records.write(folder / "records.parquet", judge(classifier, images, trial))
     return {}
+
+
+def told(stage: Stage, store: Store) -> list[str]:
+    """What people should know of a finished stage, in lines: of labels, how even the clusters are."""
+    if stage.kind != "labels":
+        return []
+    held = json.loads(store.file(stage, "balance.json").read_text())
+    return [
+        f"K = {k}: {part['smallest']} to {part['largest']} images in a cluster, entropy {part['entropy']} of "
+        f"{part['most']} bits{'; warning: ' + part['warning'] if 'warning' in part else ''}"
+        for k, part in held.items()
+    ]
 
 
 def method_from(identity: Mapping[str, Any]) -> Method:

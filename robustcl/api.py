@@ -38,7 +38,7 @@ def run(
     `workers` defaults to one per core, with one torch thread each. Errors: `UserError`, `NumberError`.
     """
     job = prepare(suite, runs=runs, device=device, overrides=overrides, offline=offline)
-    with Display(job.plan.cost, job.missing) as display:
+    with Display(job.plan.cost, job.missing, job.place.store) as display:
         make(job, display, workers)
     return report(job.place.store.root)
 

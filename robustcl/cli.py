@@ -41,7 +41,7 @@ def run(
 
         typer.echo(outline(job))
         return
-    with Display(job.plan.cost, job.missing) as display:
+    with Display(job.plan.cost, job.missing, job.place.store) as display:
         make(job, display, workers)
     typer.echo(str(report(job.place.store.root)))
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from robustcl.bench.store import Stage
+from robustcl.bench.stages import told
+from robustcl.bench.store import Stage, Store
 
 QUIET_SECONDS = 15.0  # a long stage says at least this often how far it is, where there is no terminal
 
@@ -18,8 +19,8 @@ class Display:
     The estimate weighs stages by their counted cost, which for a judge is the most it can take.
     """
 
-    def __init__(self, cost: Mapping[str, int], missing: list[str]) -> None:
-        self.console = Console(stderr=True)
+    def __init__(self, cost: Mapping[str, int], missing: list[str], store: Store) -> None:
+        self.console, self.store = Console(stderr=True), store
         self.cost, self.count, self.total = cost, len(missing), max(1, sum(cost.get(key, 1) for key in missing))
         self.spent: dict[str, float] = {}
         self.begun: dict[str, float] = {}
@@ -63,6 +64,8 @@ class Display:
             seconds = time.monotonic() - self.begun[stage.key]
             left = "" if self.console.is_terminal else f", {self._left()}"
             self._line(f"[{self.finished_count:>3}/{self.count}] {stage.label} ({seconds:.1f} s){left}")
+            for line in told(stage, self.store):
+                self._line(f"        {stage.label}: {line}")
 
     def _spend(self, stage: Stage, share: float) -> None:
         self.spent[stage.key] = share * self.cost.get(stage.key, 1)

@@ -80,8 +80,8 @@ def listing(kind: str | None) -> str:
         return _methods_in_full()
     blocks = []
     for title in [kind] if kind else kinds:
-        rows = kinds[title]().items()
-        blocks.append("\n".join([title, *(f"  {name:<14} {text}".rstrip() for name, text in rows)]))
+        rows = [(name, text) for name, text in kinds[title]().items()]
+        blocks.append("\n".join([title, *_aligned(rows)]))
     return "\n\n".join(blocks)
 
 
@@ -90,33 +90,41 @@ def _methods() -> dict[str, type[Method]]:
 
 
 def _methods_in_full() -> str:
-    """The facts of every method and arm, the paper of every method, and what the words mean."""
-    facts = [("method", "units", "labels", "needs", "routes", "perturbs", "maximises"), *map(_facts, every())]
+    """Cost and routes of every method and arm, what it attacks, the paper of every method, and what the words mean."""
+    facts = [("method", "units", "labels", "needs", "routes"), *map(_facts, every())]
+    attacks = [("method", "perturbs", "maximises"), *map(_attack, every())]
     papers = [("method", "paper", "BibTeX key"), *((name, m.source, m.cite) for name, m in _methods().items())]
     return "\n".join(
         [
             "methods",
             *_aligned(facts),
             "",
+            "attacks",
+            *_aligned(attacks),
+            "",
             "papers",
             *_aligned(papers),
             "",
             'acl/A2S is an arm; in a suite: method = "acl", arm = "A2S".',
-            "units: passes per image and epoch (a forward is 1, an input gradient 1, a full backward 2; SimCLR is 6); "
+            "units: passes per image and epoch",
+            "  (a forward is 1, an input gradient 1, a full backward 2; SimCLR is 6)",
             "*: the route that is finetuned and judged",
         ]
     )
 
 
 def _facts(case: str) -> tuple[str, ...]:
-    """A row of the table of methods. What a method has none of is a dash."""
+    """A row of the first table of methods. What a method has none of is a dash."""
     method = named(case)
     facts = method.facts
     routes = ", ".join(f"*{route}" if route == facts.deploy else route for route in method.routes)
     copy = "" if facts.network == "trained" else f", {facts.network} copy"
-    needs = ", ".join(facts.needs) or "-"
-    said = (facts.perturbs or "-", facts.maximises or "-")
-    return (case, f"{facts.units:.4g}", facts.supervision, needs, routes + copy, *said)
+    return (case, f"{facts.units:.4g}", facts.supervision, ", ".join(facts.needs) or "-", routes + copy)
+
+
+def _attack(case: str) -> tuple[str, ...]:
+    facts = named(case).facts
+    return (case, facts.perturbs or "-", facts.maximises or "-")
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -97,13 +97,13 @@ class APDPE(Method, Prepared):
         # adversarial input gradient with a full pass back through it. Heads count nothing; selfie, which stops before
         # the last stage, counts as a whole pass.
         second = bool(self.diversity)
-        term = " + diversity * log det" if second else ""
+        term = f" + {self.diversity:g} log det" if second else ""
         return Facts(
             units=len(self.tasks) * (self.ascent.steps * (4 if second else 2) + (9 if second else 6)),
             routes=(ROUTE,),
             deploy=ROUTE,
             perturbs=", ".join(self.tasks),
-            maximises=f"CE({', '.join(self.tasks)}){term}",
+            maximises=f"CE of {'each' if len(self.tasks) > 1 else self.tasks[0]}{term}",
         )
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:
