@@ -310,6 +310,14 @@ def test_on_rocl_the_directions_weigh_the_pull_and_the_rest(inferior: bool, hard
     assert ours.item() == pytest.approx(wanted.item(), rel=1e-7)
 
 
+def test_on_rocl_the_official_bound_is_right() -> None:
+    at = batch("157/5000")
+    net, found, z = rocl_views(at)
+    method = on_rocl(inferior=False, hard=True, form="official", tau=0.9)
+    wanted = slow_hard(z, T, Hard(beta=1, tau=0.9, across=True), True).sum() / 3
+    assert method.loss(net, found, at)["contrast"].item() == pytest.approx(wanted.item(), rel=1e-7)
+
+
 def test_on_rocl_without_either_it_is_rocl() -> None:
     at = batch("157/5000")
     _, found, _ = rocl_views(at)

@@ -138,6 +138,14 @@ def test_a_teacher_of_another_shape_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_teacher_that_sees_other_inputs_is_one_line() -> None:
+    encoder, other = Encoder(Tiny(width=4), (1, 8, 8)), Encoder(Tiny(width=4), (1, 8, 8), mean=(0.5,))
+    with pytest.raises(UserError, match="cannot begin as one with another mean of its input") as caught:
+        build_net(deacl(), encoder, Targets(classes=3), 1, {"teacher": other})
+    assert "\n" not in str(caught.value)
+    build_net(deacl(from_teacher=False), encoder, Targets(classes=3), 1, {"teacher": other})
+
+
 def test_the_recipe_is_the_published_one() -> None:
     method = DeACL()
     assert method.robust == 2
