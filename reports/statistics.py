@@ -38,3 +38,16 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     only_first = int(np.count_nonzero(first & ~second))
     only_second = int(np.count_nonzero(second & ~first))
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
+
+
+def holm(p: ArrayLike) -> Floats:
+    """P-values (n,) corrected for being n of them (Holm, 1979), in their order: at most one false alarm at the level.
+
+    The smallest is multiplied by n, the next by n - 1 and so on; none is below one that was smaller, or above 1.
+    """
+    given = np.asarray(p, dtype=np.float64)
+    order = np.argsort(given, kind="stable")
+    factors = len(given) - np.arange(len(given))
+    corrected = np.empty_like(given)
+    corrected[order] = np.minimum(np.maximum.accumulate(given[order] * factors), 1.0)
+    return corrected

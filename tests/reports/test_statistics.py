@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from robustcl.reports.statistics import mcnemar, wilson
+from robustcl.reports.statistics import holm, mcnemar, wilson
 
 RNG = np.random.default_rng(0)
 
@@ -65,3 +65,16 @@ def test_mcnemar_of_equal_answers_is_one() -> None:
 def test_mcnemar_refuses_answers_that_are_not_paired() -> None:
     with pytest.raises(ValueError, match=r"shapes \(3,\) and \(2,\) differ"):
         mcnemar([True, False, True], [True, False])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm([0.02]) == pytest.approx([0.02])
+    assert len(holm([])) == 0
+
+
+def test_holm_raises_no_false_alarm_above_its_level() -> None:
+    g = np.random.default_rng(1)
+    alarms = [(holm(g.random(20)) <= 0.05).any() for _ in range(2000)]
+    assert np.mean(alarms) < 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
