@@ -180,7 +180,7 @@ class _Draft:
     def _protocol(self, row: Row, scheme: str) -> str:
         epochs = self.suite.finetune[scheme].training.epochs
         parts = [
-            f"route {self._method(row.entry).method.deploy}",
+            f"route {row.route or self._method(row.entry).method.deploy}",
             *([f"pretraining's epoch {row.snapshot}"] if row.snapshot else []),
             f"{scheme} {epochs} epochs, last epoch",
             *(["input normalised"] if self._method(row.entry).mean or self._method(row.entry).std else []),
@@ -263,6 +263,8 @@ class _Draft:
         }
         if row.snapshot is not None:
             part["snapshot"] = row.snapshot
+        if row.route is not None:
+            part["route"] = row.route
         label = f"finetune {self._label(str(row))} {scheme}"
         stage = Stage(kind="finetune", part=part, parents={"encoder": self._pretrain(row.entry)}, label=label)
         self.cost[stage.key] = self._training_cost(value, self.tuned)

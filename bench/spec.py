@@ -122,7 +122,10 @@ class Labels:
 
 @value
 class Shown:
-    """The encoders and schemes of the table, in its order; None is all. `<encoder>@<epoch>` is a snapshot."""
+    """The encoders and schemes of the table, in its order; None is all.
+
+    `<encoder>@<epoch>` is a snapshot, `<encoder>@<route>` a route that is finetuned in place of the deployed one.
+    """
 
     rows: tuple[str, ...] | None = None
     schemes: tuple[str, ...] | None = None
@@ -130,13 +133,17 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the table: an entry below [pretrain], as it was after the epoch `snapshot` or (None) at its end."""
+    """A row of the table: an entry below [pretrain], as it was after the epoch `snapshot` or (None) at its end.
+
+    By way of `route`, or (None) of the one that its method deploys.
+    """
 
     entry: str
     snapshot: int | None = None
+    route: str | None = None
 
     def __str__(self) -> str:
-        return self.entry if self.snapshot is None else f"{self.entry}@{self.snapshot}"
+        return "@".join(str(part) for part in (self.entry, self.snapshot, self.route) if part is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,14 +350,17 @@ def _shown(
 def _row(name: str, where: str, pretrain: Mapping[str, Pretrain]) -> Row:
     if name in pretrain:
         return Row(entry=name)
-    entry, _, epoch = name.rpartition("@")
+    entry, *marks = name.split("@")
     if entry not in pretrain:
-        raise unknown(where, "encoder", entry or name, pretrain)
-    there = pretrain[entry].method.training.snapshots
-    if not epoch.isdigit() or int(epoch) not in there:
-        held = ", ".join(map(str, there)) or "none"
-        raise UserError(f"{where}: '{name}', expected one of pretrain.{entry}.training.snapshots ({held})")
-    return Row(entry=entry, snapshot=int(epoch))
+        raise unknown(where, "encoder", entry, pretrain)
+    method = pretrain[entry].method
+    epochs, routes = {str(epoch): epoch for epoch in method.training.snapshots}, method.routes
+    epoch = next((epochs[mark] for mark in marks if mark in epochs), None)
+    route = next((mark for mark in marks if mark in routes), None)
+    if len(marks) != sum(part is not None for part in (epoch, route)):
+        held = ", ".join([*epochs, *routes])
+        raise UserError(f"{where}: '{name}', expected an epoch of its training.snapshots or a route after @ ({held})")
+    return Row(entry=entry, snapshot=epoch, route=route)
 
 
 def _check_names(suite: Suite) -> None:

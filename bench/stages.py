@@ -133,7 +133,7 @@ def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     name = f"encoder-{part['snapshot']:05}.safetensors" if "snapshot" in part else "encoder.safetensors"
     source = _parent(stage, place, "encoder", name)
     assert source is not None
-    encoder = checkpoint.load_encoder(source)
+    encoder = checkpoint.load_encoder(source, part.get("route"))
     net = build_net(scheme, encoder, Targets(classes=images.classes), part["seed"]).to(place.device)
     keep = folder / "progress" / "training.safetensors"
     run = Run(seed=part["seed"], threat=_threat(part), keep=keep, where=stage.label, report=report)

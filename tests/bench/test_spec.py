@@ -58,9 +58,9 @@ BAD = [
     ("table.rows=[]", "tiny.table.rows: [] is wrong, expected at least one name, each once", ""),
     ("table.rows=['at', 'at']", "expected at least one name, each once", ""),
     ("table.rows=['random']", "unknown encoder 'random'", ""),
-    ("table.rows=['at@3']", "'at@3', expected one of pretrain.at.training.snapshots (none)", ""),
+    ("table.rows=['at@3']", "'at@3', expected an epoch of its training.snapshots or a route after @ (normal)", ""),
     ("table.rows=['att@3']", "unknown encoder 'att'", "at"),
-    ("table.rows=['at@last']", "expected one of pretrain.at.training.snapshots", ""),
+    ("table.rows=['at@last']", "expected an epoch of its training.snapshots or a route after @ (normal)", ""),
     ("table.schemes=['SLG']", "tiny.table.schemes: unknown scheme 'SLG'", "SLF"),
     ("table.schemes=[]", "expected at least one name", ""),
     ("target=3", "3 is wrong, expected a table [target]", ""),
@@ -335,6 +335,17 @@ def test_a_snapshot_is_a_row(tmp_path: Path) -> None:
     (suite,) = read_suite(path, ["pretrain.at.training.epochs=3", "pretrain.at.training.snapshots=[2]"])
     assert [(row.entry, row.snapshot) for row in suite.rows] == [("at", 2), ("at", None)]
     assert resolved(suite)["table"] == {"rows": ["at@2", "at"], "schemes": ["SLF"]}
+
+
+def test_a_route_is_a_row_and_goes_with_a_snapshot(tmp_path: Path) -> None:
+    more = "\n[pretrain.dual]\nmethod = 'acl'\nstrong = 'digits'\ntraining = { epochs = 3, snapshots = [2] }\n"
+    path = write_suite(tmp_path, more=more + "[table]\nrows = ['dual', 'dual@normal', 'dual@2@normal']\n")
+    (suite,) = read_suite(path)
+    assert [(row.snapshot, row.route) for row in suite.rows] == [(None, None), (None, "normal"), (2, "normal")]
+    assert [str(row) for row in suite.rows] == ["dual", "dual@normal", "dual@2@normal"]
+    for wrong in ("dual@", "dual@normal@pgd", "dual@2@2", "dual@nromal"):
+        with pytest.raises(UserError, match=r"expected an epoch .* or a route after @ \(2, normal, pgd\)"):
+            read_suite(path, [f"table.rows=['{wrong}']"])
 
 
 def test_unknown_suites() -> None:

@@ -145,6 +145,18 @@ def test_a_student_is_given_its_teacher_and_its_snapshots_are_rows(tmp_path: Pat
     assert fingerprint(early) != fingerprint(last)
 
 
+def test_another_route_is_finetuned_and_judged(tmp_path: Path) -> None:
+    more = "\n[pretrain.dual]\nmethod = 'acl'\nstrong = 'digits'\nascent = { steps = 1 }\n"
+    more += "training = { epochs = 1, batch = 512 }\n[table]\nrows = ['dual', 'dual@normal']\n"
+    here = made(tmp_path, more=more)
+    assert len([label for label in here if label.startswith("pretrain dual")]) == 1
+    kept = here["pretrain dual"] / "encoder.safetensors"
+    for row, route in (("dual", "pgd"), ("dual@normal", "normal")):
+        judged = load_classifier(here[f"finetune {row} SLF"] / "classifier.safetensors").encoder
+        assert judged.routes == (route,)
+        assert fingerprint(judged) == fingerprint(load_encoder(kept, route))
+
+
 def test_another_teacher_makes_another_student(tmp_path: Path) -> None:
     found = []
     for epochs in (0, 1):
