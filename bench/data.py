@@ -57,8 +57,8 @@ class Npz(DataSet):
     """A `.npz` with `train_images`, `train_labels`, `test_images`, `test_labels` and optionally `<split>_index`.
 
     Images are uint8 or float32 in [0, 1], of shape (n, height, width) or (n, height, width, channels). With `train`
-    the training split is a fixed random part of so many images. With `holdout`, for tuning, the test split is not
-    looked at: each `holdout`-th training image is held out of training and judged in its place.
+    the training split is a fixed random part of so many images. With `holdout`, for tuning, no test image is judged:
+    each `holdout`-th training image is held out of training and judged in their place.
     """
 
     path: Path

@@ -1,6 +1,5 @@
 """The only owner of the plan of a suite: its cells, and the graph of stages they need, each stage once."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,24 +51,32 @@ def plan(points: Sequence[Suite], splits: Splits, target: Splits | None = None) 
     """The plan of a suite's points on the images of its data set, judged on those of its target if it has one."""
     files = _Files()
     drafts = [_Draft(suite, splits, target or splits, files) for suite in points]
-    cells: dict[str, tuple[dict[str, Any], str]] = {}  # points of a grid share what it does not touch
-    shared: Counter[tuple[str, str]] = Counter()  # in how many points a row has this very cell
-    for draft in drafts:
-        for cell in draft.cells():
-            cells.setdefault(cell["stage"], (cell, draft.suite.point))
-            shared[cell["stage"], _plain(cell, draft.suite.point)] += 1
-    _tell_apart(list(cells.values()))
-    for key, (cell, point) in cells.items():
-        if len(drafts) > 1 and shared[key, _plain(cell, point)] == len(drafts) and cell["method"] != RANDOM:
-            cell["encoder"] = _plain(cell, point)  # no axis touches it
+    cells = _shown([list(draft.cells()) for draft in drafts], [draft.suite.point for draft in drafts])
     stages: dict[str, Stage] = {}
     cost: dict[str, int] = {}
     for draft in drafts:
         for stage in _parents_first(draft.ends):
             stages.setdefault(stage.key, stage)
         cost |= draft.cost
-    shown = [cell for cell, _ in cells.values()]
-    return Plan(cells=shown, stages=list(stages.values()), cost=cost, files=files.known)
+    return Plan(cells=cells, stages=list(stages.values()), cost=cost, files=files.known)
+
+
+def _shown(drafts: Sequence[Sequence[dict[str, Any]]], points: Sequence[str]) -> list[dict[str, Any]]:
+    """The cells of all points of a grid; a row that no axis touches is there once, under its plain name."""
+    rows: dict[str, list[set[str]]] = {}  # plain name -> the stages of its cells, point by point
+    for number, (cells, point) in enumerate(zip(drafts, points, strict=True)):
+        for cell in cells:
+            rows.setdefault(_plain(cell, point), [set() for _ in points])[number].add(cell["stage"])
+    found: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
+    for cells, point in zip(drafts, points, strict=True):
+        for cell in cells:
+            name = _plain(cell, point)
+            if all(stages == rows[name][0] for stages in rows[name]):
+                cell["encoder"] = name
+            held, _ = found.setdefault((cell["encoder"], cell["stage"]), (cell, point))
+            held["headline"] |= cell["headline"]  # what one point has in its sweep may be the table of another
+    _tell_apart(list(found.values()))
+    return [cell for cell, _ in found.values()]
 
 
 def _plain(cell: Mapping[str, Any], point: str) -> str:
@@ -190,10 +197,15 @@ class _Draft:
 
     def _external(self, name: str) -> bool:
         """Whether data from outside the suite went into the encoder, or into one that it is made from."""
-        labels = self._method(name).labels
+        labels = self._read(name)
         if labels and self.suite.labels[labels].external:
             return True
         return name != RANDOM and any(self._external(other) for other in encoders_below(self.suite, name))
+
+    def _read(self, name: str) -> str | None:
+        """The labels that a method reads: none where one of its fields, such as a weight of 0, leaves them out."""
+        chosen = self._method(name)
+        return chosen.labels if chosen.method.supervision == "pseudo" else None
 
     def _label(self, name: str) -> str:
         return f"{name} ({self.suite.point})" if self.suite.point and name != RANDOM else name
@@ -205,11 +217,7 @@ class _Draft:
         if name not in self.made:
             suite, chosen = self.suite, self._method(name)
             method = chosen.method
-            try:  # what would fail in a worker fails here, before anything is written
-                Encoder(suite.architecture, self.train.shape, mean=chosen.mean, std=chosen.std)
-            except UserError as error:
-                where = f"{suite.name}.pretrain.{name}" if name != RANDOM else f"{suite.name}.encoder"
-                raise UserError(f"{where}: {str(error).removeprefix('encoder: ')}") from None
+            self._check_inputs(name, chosen)
             architecture = {"name": name_of(suite.architecture), **plain(suite.architecture)}
             part = {
                 "method": method_identity(method),
@@ -219,12 +227,28 @@ class _Draft:
                 "seed": suite.seeds.pretrain,
             }
             parents = {role: self._pretrain(other) for role, other in chosen.given.items()}
-            if chosen.labels:
-                parents["labels"] = self._labels(chosen.labels)
+            labels = self._read(name)
+            if labels:
+                parents["labels"] = self._labels(labels)
             stage = Stage(kind="pretrain", part=part, parents=parents, label=f"pretrain {self._label(name)}")
             self.cost[stage.key] = self._training_cost(method, self.train)
             self.made[name] = stage
         return self.made[name]
+
+    def _check_inputs(self, name: str, chosen: Pretrain) -> None:
+        """What would fail in a worker after an hour fails here, before anything is written."""
+        where = f"{self.suite.name}.pretrain.{name}" if name != RANDOM else f"{self.suite.name}.encoder"
+        try:
+            Encoder(self.suite.architecture, self.train.shape, mean=chosen.mean, std=chosen.std)
+        except UserError as error:
+            raise UserError(f"{where}: {str(error).removeprefix('encoder: ')}") from None
+        role = chosen.method.facts.begins_as
+        other = self._method(chosen.given[role]) if role else chosen
+        if (other.mean, other.std) != (chosen.mean, chosen.std):
+            raise UserError(
+                f"{where}: mean {chosen.mean} and std {chosen.std}, expected those of the {role} "
+                f"'{chosen.given[role]}' that it begins as, {other.mean} and {other.std}"
+            )
 
     def _labels(self, name: str) -> Stage:
         if name not in self.labelled:
@@ -263,7 +287,7 @@ class _Draft:
         }
         if row.snapshot is not None:
             part["snapshot"] = row.snapshot
-        if row.route is not None:
+        if row.route not in (None, self._method(row.entry).method.deploy):
             part["route"] = row.route
         label = f"finetune {self._label(str(row))} {scheme}"
         stage = Stage(kind="finetune", part=part, parents={"encoder": self._pretrain(row.entry)}, label=label)

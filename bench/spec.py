@@ -1,6 +1,8 @@
 """The only owner of what a suite is: its tables as typed values, one suite per point of its grid, one-line errors."""
 
+import dataclasses
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -222,6 +224,11 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
         table=table,
     )
     _check_names(suite)
+    held = [getattr(data, "holdout", None) for data in (suite.data, suite.target) if data]
+    if len(set(held)) > 1:
+        raise UserError(
+            f"{name}: holdout of [data] {held[0]}, of [target] {held[1]}, expected the same, or test images judge"
+        )
     return suite
 
 
@@ -285,10 +292,9 @@ def _pretrain(table: Table, where: str, constants: Constants) -> Pretrain:
         raise UserError(f"{where}.labels: {labels!r} is wrong, expected a name below [labels]")
     if method.supervision == "pseudo" and labels is None:
         raise UserError(f"{where}: the method reads pseudo-labels, expected labels = <a name below [labels]>")
+    # One of its fields, such as a weight of 0 in a grid, may leave them out; labels that it never reads are a mistake.
     if labels is not None and type(method)().supervision != "pseudo":
         raise UserError(f"{where}: the method reads no pseudo-labels; remove labels")
-    if method.supervision != "pseudo":  # by one of its fields, such as a weight of 0 in a grid
-        labels = None
     for role in needs:
         if role not in given:
             raise UserError(f"{where}: the method needs an encoder, expected {role} = <a name below [pretrain]>")
@@ -300,13 +306,13 @@ def _method(table: Table, where: str) -> tuple[Method, dict[str, str]]:
     fields = {key: entry for key, entry in table.items() if key != "labels"}
     if "method" not in fields:
         return read_method(fields, where), {}  # which says so
-    known = find(PACKAGE, "method", fields["method"], Method, where).__dataclass_fields__
+    known = [one.name for one in dataclasses.fields(find(PACKAGE, "method", fields["method"], Method, where))]
     odd = {key: entry for key, entry in fields.items() if key not in (*known, "method", "arm")}
     method = read_method({key: entry for key, entry in fields.items() if key not in odd}, where)
     needs = method.facts.needs
     for key, entry in odd.items():
         if key not in needs:
-            names = sorted({*known, *needs})
+            names = sorted({*known, *needs, "arm", "labels", "like", "mean", "std"})
             raise UserError(f"{where}: unknown key '{key}', expected one of {', '.join(names)}{nearest(key, names)}")
         if not isinstance(entry, str):
             raise UserError(f"{where}.{key}: {entry!r} is wrong, expected a name below [pretrain]")
@@ -338,13 +344,14 @@ def _shown(
     shown = read(Shown, table, where)
     rows = list(pretrain) if shown.rows is None else list(shown.rows)
     schemes = list(finetune) if shown.schemes is None else list(shown.schemes)
-    for key, names in (("rows", rows), ("schemes", schemes)):
-        if not names or len(set(names)) < len(names):
+    read_rows = [_row(name, f"{where}.rows", pretrain) for name in rows]
+    for key, names, held in (("rows", rows, read_rows), ("schemes", schemes, schemes)):
+        if not names or len(set(held)) < len(names):
             raise UserError(f"{where}.{key}: {names!r} is wrong, expected at least one name, each once")
     for name in schemes:
         if name not in finetune:
             raise unknown(f"{where}.schemes", "scheme", name, finetune)
-    return [_row(name, f"{where}.rows", pretrain) for name in rows], schemes
+    return read_rows, schemes
 
 
 def _row(name: str, where: str, pretrain: Mapping[str, Pretrain]) -> Row:
@@ -414,7 +421,7 @@ def _constants(table: Table, where: str, defaults: Constants) -> Constants:
     for key, default in zip(("mean", "std"), defaults, strict=True):
         given = table.pop(key, default)
         listed = given is None or isinstance(given, list | tuple)
-        if not listed or not all(isinstance(n, int | float) for n in given or ()):
+        if not listed or not all(type(n) in (int, float) and math.isfinite(n) for n in given or ()):
             raise UserError(f"{where}.{key}: {given!r} is wrong, expected a list of numbers, one per channel")
         found.append(tuple(float(n) for n in given) if given else None)
     return found[0], found[1]

@@ -118,7 +118,7 @@ class Facts:
     maximisation does; a method without them is not adversarial and needs no threat. `supervision` is which labels it
     reads: none, the true ones, or those of a clustering. With `freezes` the encoder stays as it is, statistics
     included, and the heads alone are trained. With `branched` the heads' batch norms have a branch per route too.
-    `needs` are the encoders that it is given.
+    `needs` are the encoders that it is given, `begins_as` the one of them whose weights it begins with, if any.
     """
 
     units: float
@@ -131,6 +131,7 @@ class Facts:
     freezes: bool = False
     branched: bool = False
     needs: tuple[str, ...] = ()
+    begins_as: str = ""
 
 
 @value

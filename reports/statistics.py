@@ -41,9 +41,10 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def holm(p: ArrayLike) -> Floats:
-    """P-values (n,) corrected for being n of them (Holm, 1979), in their order: at most one false alarm at the level.
+    """P-values (n,) corrected for being n of them (Holm, 1979), in their order: any false alarm is rare.
 
-    The smallest is multiplied by n, the next by n - 1 and so on; none is below one that was smaller, or above 1.
+    The chance of at least one is at most the level. The smallest is multiplied by n, the next by n - 1 and so on; none
+    is below one that was smaller, or above 1.
     """
     given = np.asarray(p, dtype=np.float64)
     order = np.argsort(given, kind="stable")

@@ -121,6 +121,8 @@ class AInfoNCE(Method, Prepared):
     def _possible(self) -> "AInfoNCE":
         if isinstance(self.base, AdvCL) and (len(self.base.attacked) != 1 or not self.base.clean):
             raise ValueError("base: contrasted has not one perturbed view and clean ones, expected those of AdvCL")
+        if self.attack == "hard" and not self.hard:
+            raise ValueError("attack is 'hard' without hard negatives, expected hard = true or attack = 'plain'")
         return self
 
     @property

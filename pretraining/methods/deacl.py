@@ -54,6 +54,7 @@ class DeACL(Method, Prepared):
             perturbs="x",
             maximises="-cos(student(x + d), teacher(x))",
             needs=("teacher",),
+            begins_as="teacher" if self.from_teacher else "",
         )
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:

@@ -58,6 +58,7 @@ class LPAFF(Method, Prepared):
             maximises="KL(x || x + d)",
             supervision="pseudo",
             needs=("start",),
+            begins_as="start",
         )
 
     def _probing(self, epochs: int) -> int:

@@ -239,6 +239,48 @@ def test_what_normalises_the_input_is_in_the_key_and_in_the_protocol(tmp_path: P
     planned(tmp_path, "pretrain.normal.mean=[0.5, 0.5]", "table.rows=['at']", more=NORMAL)  # it takes no part
 
 
+def test_a_row_that_an_axis_touches_in_part_is_whole_at_every_point(tmp_path: Path) -> None:
+    grid = "\n[finetune.AFF]\nweak = 'digits-weak'\n[grid]\n'finetune.AFF.training.epochs' = [1, 2]\n"
+    cells = planned(tmp_path, more=grid).cells
+    found = sorted((cell["encoder"], cell["scheme"]) for cell in cells if cell["encoder"].startswith("at"))
+    assert found == [(f"at (epochs={n})", scheme) for n in (1, 2) for scheme in ("AFF", "SLF")]
+    assert len({cell["stage"] for cell in cells if cell["encoder"].startswith("at") and cell["scheme"] == "SLF"}) == 1
+
+
+def test_what_one_point_has_in_its_sweep_is_the_table_of_another(tmp_path: Path) -> None:
+    grid = "\n[judge.sweep]\neps = ['1/5']\njudges = ['pgd-3', 'apgd-ce']\n[grid]\n'threat.eps' = ['1/10', '1/5']\n"
+    cells = [cell for cell in planned(tmp_path, more=grid).cells if cell["encoder"] == "random"]
+    assert {cell["eps"] for cell in cells if cell["headline"]} == {"1/10", "1/5"}
+
+
+def test_two_names_of_one_encoder_are_two_rows(tmp_path: Path) -> None:
+    cells = planned(tmp_path, more="\n[pretrain.again]\nlike = 'at'\n").cells
+    assert sorted(cell["encoder"] for cell in cells) == ["again", "at", "random"]
+    assert len({cell["stage"] for cell in cells}) == 2
+
+
+def test_the_deployed_route_by_its_name_is_the_same_stage(tmp_path: Path) -> None:
+    more = "\n[pretrain.dual]\nmethod = 'acl'\nstrong = 'digits'\n[table]\nrows = ['dual', 'dual@pgd', 'dual@normal']\n"
+    stage = {cell["encoder"]: cell["stage"] for cell in planned(tmp_path, more=more).cells}
+    assert stage["dual"] == stage["dual@pgd"] != stage["dual@normal"]
+
+
+def test_a_student_sees_the_inputs_of_its_teacher(tmp_path: Path) -> None:
+    says = r"tiny\.pretrain\.student: mean \(0\.5,\) .* expected those of the teacher 'clean' that it begins as, None"
+    with pytest.raises(UserError, match=says):
+        planned(tmp_path, "pretrain.student.mean=[0.5]", more=TEACHER)
+    planned(tmp_path, "pretrain.student.mean=[0.5]", "pretrain.student.from_teacher=false", more=TEACHER)
+
+
+def test_labels_that_a_weight_leaves_out_are_not_made(tmp_path: Path) -> None:
+    more = "\n[labels.groups]\nencoder = 'at'\nk = [3]\n[pretrain.x]\nmethod = 'advcl'\nlabels = 'groups'\n"
+    with_labels, without = (planned(tmp_path, f"pretrain.x.weight={weight}", more=more).stages for weight in (0.2, 0))
+    kinds = [{stage.kind for stage in stages} for stages in (with_labels, without)]
+    assert kinds[0] - kinds[1] == {"labels"}
+    with pytest.raises(UserError, match="unknown labels 'typo'"):
+        planned(tmp_path, "pretrain.x.weight=0", "pretrain.x.labels=typo", more=more)
+
+
 def test_a_row_that_no_axis_touches_has_its_plain_name(tmp_path: Path) -> None:
     grid = "\n[pretrain.x]\nlike = 'at'\n[grid]\n'pretrain.x.ascent.steps' = [2, 3]\n"
     names = [cell["encoder"] for cell in planned(tmp_path, more=grid).cells]

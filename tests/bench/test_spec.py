@@ -260,7 +260,8 @@ def test_an_entry_may_be_like_another_one(tmp_path: Path) -> None:
     assert isinstance(barer, AdvCL)
     assert (bare.weight, bare.strong, bare.training) == (0, contrast.strong, contrast.training)
     assert (barer.weight, barer.training.epochs, barer.training.batch) == (0, 3, 7)
-    assert [suite.pretrain[name].labels for name in ("contrast", "bare", "barer")] == ["clusters", None, None]
+    reads = [suite.pretrain[name].method.supervision for name in ("contrast", "bare", "barer")]
+    assert reads == ["pseudo", "none", "none"]
     fit = suite.labels["clusters"].fit
     assert fit is not None
     assert not fit.normalise
@@ -273,7 +274,7 @@ def test_an_entry_has_constants_of_its_own_or_none(tmp_path: Path) -> None:
     (suite,) = read_suite(write_suite(tmp_path, more=more), ["encoder.mean=[0.1]"])
     found = {name: (part.mean, part.std) for name, part in suite.pretrain.items()}
     assert found == {"at": ((0.1,), None), "own": ((0.5,), (0.2,)), "raw": (None, None)}
-    for wrong in ("mean=0.5", "std=['a']"):
+    for wrong in ("mean=0.5", "std=['a']", "mean=[nan]", "std=[true]"):
         with pytest.raises(UserError, match=r"tiny\.pretrain\.own\.(mean|std): .* expected a list of numbers"):
             read_suite(tmp_path / "tiny.toml", [f"pretrain.own.{wrong}"])
 
@@ -346,6 +347,14 @@ def test_a_route_is_a_row_and_goes_with_a_snapshot(tmp_path: Path) -> None:
     for wrong in ("dual@", "dual@normal@pgd", "dual@2@2", "dual@nromal"):
         with pytest.raises(UserError, match=r"expected an epoch .* or a route after @ \(2, normal, pgd\)"):
             read_suite(path, [f"table.rows=['{wrong}']"])
+
+
+def test_a_holdout_of_one_data_set_alone_would_judge_on_test_images(tmp_path: Path) -> None:
+    path = write_suite(tmp_path, more="\n[target]\nname = 'npz'\npath = 'other.npz'\n")
+    data = ["data={name='npz', path='some.npz', holdout=5}"]
+    with pytest.raises(UserError, match=r"holdout of \[data\] 5, of \[target\] None, expected the same"):
+        read_suite(path, data)
+    assert read_suite(path, [*data, "target.holdout=5"])
 
 
 def test_unknown_suites() -> None:

@@ -45,7 +45,10 @@ class Precise(Images):
 
 
 def settle(net: Net) -> None:
-    """Draw every weight anew, as a whole number times a power of two about as large as it was."""
+    """Draw every weight anew, as a whole number times a power of two about as large as it was.
+
+    A student thus does not begin as its teacher here; what it begins as has tests of its own.
+    """
     with torch.no_grad():
         for name, weight in net.named_parameters():
             spread = float(weight.std()) if weight.numel() > 1 else 0.0

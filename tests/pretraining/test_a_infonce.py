@@ -339,6 +339,12 @@ def test_on_rocl_the_second_term_stays_plain(changed: dict[str, Any]) -> None:
     assert ours.item() == pytest.approx(ntx(one, other).item() / 256, rel=1e-9)
 
 
+def test_a_hard_attack_without_hard_negatives_is_one_line() -> None:
+    with pytest.raises(UserError, match="attack is 'hard' without hard negatives, expected hard = true") as caught:
+        read_method({"method": "a_infonce", "attack": "hard"}, "x")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_base_reads_from_a_table_and_back() -> None:
     method = read_method({"method": "a_infonce", "base": {"name": "rocl"}}, "x")
     assert isinstance(method, AInfoNCE)
