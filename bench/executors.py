@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from robustcl.bench.spec import described
 from robustcl.bench.stages import Place, execute
 from robustcl.bench.store import Stage
+from robustcl.bench.suite import described
 from robustcl.models.errors import LostError, NumberError, UserError
 
 

@@ -7,7 +7,9 @@ from typing import Any
 
 from robustcl.bench.attacks import Attack, identity, judges
 from robustcl.bench.data import DataSet, Splits
-from robustcl.bench.spec import (
+from robustcl.bench.stages import content, outside
+from robustcl.bench.store import Stage
+from robustcl.bench.suite import (
     RANDOM,
     LabelFile,
     Labels,
@@ -19,8 +21,6 @@ from robustcl.bench.spec import (
     encoders_below,
     random_encoder,
 )
-from robustcl.bench.stages import content, outside
-from robustcl.bench.store import Stage
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.plugin import name_of

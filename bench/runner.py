@@ -9,9 +9,10 @@ import torch
 from robustcl.bench.executors import Watch, default_workers, run_stages
 from robustcl.bench.offline import go_offline
 from robustcl.bench.plan import Plan, plan
-from robustcl.bench.spec import Suite, read_suite, resolved
+from robustcl.bench.spec import read_suite
 from robustcl.bench.stages import Place
 from robustcl.bench.store import Store
+from robustcl.bench.suite import Suite, resolved
 from robustcl.models.errors import UserError
 
 

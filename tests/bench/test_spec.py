@@ -8,7 +8,8 @@ import pytest
 from robustcl.bench import tables
 from robustcl.bench.data import Digits
 from robustcl.bench.plan import plan
-from robustcl.bench.spec import RANDOM, Suite, read_suite, resolved
+from robustcl.bench.spec import read_suite
+from robustcl.bench.suite import RANDOM, Suite, resolved
 from robustcl.bench.tables import suites
 from robustcl.models.errors import UserError
 from robustcl.models.plugin import name_of

@@ -1,0 +1,215 @@
+"""The only owner of what a suite is: its tables as typed values, one suite per point of its grid."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import Field
+
+from robustcl.bench.data import DataSet
+from robustcl.bench.schemes import Scheme
+from robustcl.models.architecture import Architecture
+from robustcl.models.plugin import name_of
+from robustcl.models.threat import Radius, Threat
+from robustcl.models.value import Table, plain, value
+from robustcl.pretraining.method import Method, Training
+from robustcl.pretraining.methods.supervised import Supervised
+from robustcl.pretraining.pseudo_labels import ClusterFit
+
+RANDOM = "random"
+
+
+@value
+class Seeds:
+    """One seed per part, so that their spreads can be told apart."""
+
+    pretrain: int = Field(default=0, ge=0)
+    finetune: int = Field(default=0, ge=0)
+    judge: int = Field(default=0, ge=0)
+
+
+@value
+class Sweep:
+    """Further radii, in the norm of the suite's threat, and the judges that try them."""
+
+    eps: tuple[Radius, ...] = ()
+    judges: tuple[str, ...] = ("pgd-20",)
+
+
+@value
+class Judging:
+    """Who judges, on how many of the test images (a fixed random part; None is all), in which batches.
+
+    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it.
+    """
+
+    judges: tuple[str, ...] = ("pgd-20", "autoattack")
+    images: int | None = Field(default=None, ge=1)
+    batch: int = Field(default=512, ge=1)
+    sweep: Sweep = Sweep()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain:
+    """A method, the name of the labels it reads, and by their roles the names of the encoders that it needs.
+
+    `mean` and `std` normalise the input of its encoder: those of [encoder], unless the entry has its own.
+    """
+
+    method: Method
+    labels: str | None
+    given: Mapping[str, str] = field(default_factory=dict)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@value
+class Own:
+    """Labels from the features of an encoder of the suite, by its name below [pretrain]; on its deployed `route`."""
+
+    encoder: str
+    route: str | None = None
+
+
+@value
+class LabelFile:
+    """Labels that were made elsewhere, as `load_labels` reads them. `external` says that other data went into them."""
+
+    file: Path
+    external: bool = True
+
+
+@value
+class Saved:
+    """Labels from the features of an encoder that robustcl saved; `external` as for files."""
+
+    checkpoint: Path
+    external: bool = True
+
+
+@value
+class Vision:
+    """Labels from the features of a network of torchvision, its images resized to `size` times `size`.
+
+    `weights` is the name of official ones, which have to lie in torch's cache, or the path of a `.pth`.
+    """
+
+    torchvision: str
+    weights: str
+    size: int = Field(default=224, ge=1)
+    external: bool = True
+
+
+Source = Own | LabelFile | Saved | Vision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """Where labels come from, and how the features are clustered: not at all where the labels are made already."""
+
+    source: Source
+    fit: ClusterFit | None
+
+    @property
+    def external(self) -> bool:
+        """Whether more than the suite's own images went into them, the suite's encoders apart."""
+        return not isinstance(self.source, Own) and self.source.external
+
+
+@value
+class Shown:
+    """The encoders and schemes of the table, in its order; None is all.
+
+    `<encoder>@<epoch>` is a snapshot, `<encoder>@<route>` a route that is finetuned in place of the deployed one.
+    """
+
+    rows: tuple[str, ...] | None = None
+    schemes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table: an entry below [pretrain], as it was after the epoch `snapshot` or (None) at its end.
+
+    By way of `route`, or (None) of the one that its method deploys.
+    """
+
+    entry: str
+    snapshot: int | None = None
+    route: str | None = None
+
+    def __str__(self) -> str:
+        return "@".join(str(part) for part in (self.entry, self.snapshot, self.route) if part is not None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One suite, or one point of its grid (`point` says which)."""
+
+    name: str
+    head: str
+    point: str
+    data: DataSet
+    target: DataSet | None
+    architecture: Architecture
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    threat: Threat
+    labels: Mapping[str, Labels]
+    pretrain: Mapping[str, Pretrain]
+    finetune: Mapping[str, Scheme]
+    rows: Sequence[Row]
+    schemes: Sequence[str]
+    judge: Judging
+    seeds: Seeds
+    table: Table
+
+
+def random_encoder(suite: Suite) -> Pretrain:
+    """The encoder of the suite's shape that no method has touched: a row of every table."""
+    method = Supervised(objective="clean", training=Training(epochs=0))
+    return Pretrain(method=method, labels=None, mean=suite.mean, std=suite.std)
+
+
+def resolved(suite: Suite) -> Table:
+    """Every field of the suite, defaults included, as plain tables."""
+    return {
+        "point": suite.point,
+        "data": described(suite.data),
+        **({"target": described(suite.target)} if suite.target else {}),
+        "encoder": {"name": name_of(suite.architecture), **plain(suite.architecture)},
+        "threat": plain(suite.threat),
+        "labels": {
+            key: {**plain(part.source), **(plain(part.fit) if part.fit else {})} for key, part in suite.labels.items()
+        },
+        "pretrain": {
+            key: {
+                "method": name_of(part.method),
+                "labels": part.labels,
+                "mean": part.mean,
+                "std": part.std,
+                **part.given,
+                **plain(part.method),
+            }
+            for key, part in suite.pretrain.items()
+        },
+        "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
+        "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},
+        "judge": plain(suite.judge),
+        "seeds": plain(suite.seeds),
+    }
+
+
+def described(data: DataSet) -> Table:
+    """A data set as the table that `read_dataset` reads."""
+    return {"name": type(data).__name__.lower(), **plain(data)}
+
+
+def encoders_below(suite: Suite, name: str) -> Iterator[str]:
+    """The encoders of the suite that this one is made from: those that it needs, and that of its labels."""
+    part = suite.pretrain[name]
+    yield from part.given.values()
+    if part.labels is not None:
+        source = suite.labels[part.labels].source
+        if isinstance(source, Own):
+            yield source.encoder
