@@ -17,8 +17,7 @@ from typing import Any
 from torch import nn
 
 from robustcl.bench import records
-from robustcl.bench.attacks import PGD, Attack
-from robustcl.bench.autoattack.reference import Reference
+from robustcl.bench.attacks import from_identity
 from robustcl.bench.data import DataSet
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.provenance import provenance
@@ -153,7 +152,9 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     assert threat is not None
     trial = Trial(
         threat=threat,
-        judges={name: [attack_from(held, stage.label) for held in attacks] for name, attacks in part["judges"].items()},
+        judges={
+            name: [from_identity(held, stage.label, {}) for held in attacks] for name, attacks in part["judges"].items()
+        },
         seed=part["seed"],
         keep=folder / "progress" / "batches",
         report=report,
@@ -179,13 +180,6 @@ def method_from(identity: Mapping[str, Any]) -> Method:
     """The method that an identity in a key describes."""
     fields = {name: held for name, held in identity.items() if name not in ("name", "version")}
     return read_method({"method": identity["name"], **fields}, str(identity["name"]))
-
-
-def attack_from(identity: Mapping[str, Any], where: str) -> Attack:
-    """The attack that an identity in a key describes."""
-    kinds: dict[str, type[Attack]] = {"PGD": PGD, "Reference": Reference}
-    fields = {name: held for name, held in identity.items() if name not in ("kind", "version")}
-    return read(kinds[identity["kind"]], fields, where)
 
 
 def outside(stage: Stage, files: Mapping[str, Path], shape: Shape) -> nn.Module:

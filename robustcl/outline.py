@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from robustcl.bench.autoattack.reference import MEMBERS
 from robustcl.bench.data import datasets
+from robustcl.bench.forms import known
 from robustcl.bench.runner import Job
 from robustcl.bench.schemes import schemes
 from robustcl.bench.store import Stage
@@ -66,11 +66,7 @@ def listing(kind: str | None) -> str:
         "methods": lambda: {name: found.source for name, found in _methods().items()},
         "schemes": lambda: {name: f"trains {s.trains} on {s.objective}" for name, s in schemes().items()},
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
-        "attacks": lambda: {
-            "pgd-<steps>": "projected gradient descent, such as pgd-20",
-            "autoattack": f"AutoAttack standard: {', '.join(MEMBERS)}",
-            **{str(member): "the member of AutoAttack alone" for member in MEMBERS},
-        },
+        "attacks": known,
         "data": lambda: {name: (cls.__doc__ or "").splitlines()[0] for name, cls in datasets().items()},
         "suites": lambda: {name: _first_comment(path.read_text()) for name, path in suites().items()},
     }
