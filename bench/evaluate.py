@@ -120,12 +120,13 @@ class _Work:
             return [], right
         index = pd.Index(self.images.index.cpu().numpy()[right.numpy()])
         lost = known[(known["judge"] == name) & ~known["right"].astype(bool) & known["image"].isin(index)]
-        numbers = {attack.name: number for number, attack in reversed(list(enumerate(attacks)))}
-        order = self.order + lost["attack"].astype(str).map(numbers)
-        if order.isna().any():
-            attack = lost["attack"][order.isna()].iloc[0]
-            raise UserError(f"evaluate: known records of attack '{attack}', which is none of judge '{name}'")
-        return [lost.assign(passes=0, order=order)], right[torch.from_numpy(~index.isin(lost["image"]))]
+        tried, names = lost["attack"].astype(str).tolist(), [attack.name for attack in attacks]
+        other = next((attack for attack in tried if attack not in names), None)
+        if other is not None:
+            raise UserError(f"evaluate: known records of attack '{other}', which is none of judge '{name}'")
+        order = [self.order + names.index(attack) for attack in tried]
+        taken = lost.assign(judge=name, attack=tried, passes=0, order=order)
+        return [taken], right[torch.from_numpy(~index.isin(lost["image"]))]
 
     def _attack(self, name: str, attack: Attack, rows: Tensor) -> Judge:
         """The judge of `attack` on the images in `rows`, when it is through."""

@@ -89,7 +89,7 @@ class PGD(Attack):
         with torch.no_grad():
             logits = judge.model(judge.x[rows]).scatter(1, y[:, None], -torch.inf)
         judge.charge(len(rows), rows)
-        order = logits.argsort(1, descending=True, stable=True)[:, : judge.classes - 1]
+        order = logits.argsort(dim=1, descending=True, stable=True)[:, : judge.classes - 1]
         return [order[:, -1]] if self.target == "least-likely" else list(order[:, : self.targets].T)
 
     def _climb(self, judge: Judge, rows: Tensor, goal: Tensor, number: int) -> Tensor:

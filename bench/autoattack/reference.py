@@ -145,7 +145,7 @@ class Square(Attack):
 
     def run(self, judge: Judge) -> None:
         side = min(judge.x.shape[-2:])
-        if judge.threat.norm != "linf" and side < 5:  # it would divide by zero
+        if judge.threat.eps and judge.threat.norm != "linf" and side < 5:  # it would divide by zero
             raise UserError(f"{self.name}: images of side {side}, expected at least 5 in {judge.threat.norm}")
         given = {"n_queries": self.queries, "n_restarts": self.restarts, "p_init": 0.8, "resc_schedule": False}
         _run(judge, _build(judge, "square.SquareAttack", **given).perturb, self.queries)

@@ -14,7 +14,7 @@ from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.pgd import PGD
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import generator
-from robustcl.models.threat import Threat
+from robustcl.models.threat import Norm, Threat
 from robustcl.models.value import value
 from robustcl.pretraining.images import Images
 from tests.bench.tiny import images_for, network, one_line
@@ -250,7 +250,7 @@ class Lazy(Attack):
     def name(self) -> str:
         return "lazy"
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: Norm = "linf") -> int:
         return 0
 
     def run(self, judge: Judge) -> None:
@@ -343,8 +343,9 @@ def test_no_attack_and_what_is_none(names: list[Any]) -> None:
 
 
 def test_identities_tell_attacks_apart() -> None:
-    asked: list[Any] = ["pgd-3", "pgd-4", PGD(steps=3, restarts=2), PGD(steps=3, verdict="last"), "apgd-ce", "square"]
+    asked: list[Any] = ["pgd-3", "pgd-4", "pgd-3x2", PGD(steps=3, verdict="last"), "apgd-ce", "square", "fgsm"]
+    asked += ["pgd-margin-3", "pgd-targeted-3", "pgd-3-eot4", "fab", "fab-t", "apgd-dlr", "apgd-t", "square-100"]
     found = [str(identity(next(iter(judges([one], 10, 8).values()))[0])) for one in asked]
     found += [str(identity(judges([f], 10, 8)[f.__name__][0])) for f in (garbage, liar)]
     found.append(str(identity(judges(["apgd-ce"], 10, 16)["apgd-ce"][0])))
-    assert len(set(found)) == len(found) == 9
+    assert len(set(found)) == len(found) == 18
