@@ -21,6 +21,7 @@ from robustcl.models.threat import Norm
 from robustcl.models.value import value
 
 _NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+_FRAME = 2  # the clean answer that the package asks for, and the verdict
 _LOSSES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "targeted": "apgd-t"}
 
 
@@ -69,7 +70,7 @@ class APGD(Attack):
         restarts, targets, shrinking = self._settings(classes, norm)
         evaluations = self.steps + (3 if shrinking else 1)
         ranking = int(self.loss == "targeted")
-        return targets * restarts * (2 * self.samples * evaluations + ranking)
+        return targets * restarts * (2 * self.samples * evaluations + ranking) + _FRAME
 
     def run(self, judge: Judge) -> None:
         restarts, targets, shrinking = self._settings(judge.classes, judge.threat.norm)
@@ -110,8 +111,8 @@ class FAB(Attack):
 
     def cost(self, classes: int, norm: Norm = "linf") -> int:
         runs = self.restarts * (min(self.targets, classes - 1) if self.targeted else 1)
-        per_step = 3 if self.targeted else classes + 2
-        return runs * (per_step * self.steps + 3)
+        per_step, around = (3, 3) if self.targeted else (classes + 2, 2)
+        return runs * (per_step * self.steps + around) + _FRAME
 
     def run(self, judge: Judge) -> None:
         engine = _build(
@@ -141,7 +142,7 @@ class Square(Attack):
         return _name("square", self.queries, 5000, self.restarts)
 
     def cost(self, classes: int, norm: Norm = "linf") -> int:
-        return self.restarts * (self.queries + 1) + 1
+        return self.restarts * (self.queries + 2) + _FRAME
 
     def run(self, judge: Judge) -> None:
         side = min(judge.x.shape[-2:])

@@ -255,7 +255,7 @@ def test_costs_are_what_is_spent_on_an_image_that_stays_right(norm: Any, version
     assert found["right"].all()
     for name, (attack,) in attacks.items():
         spent = found[found["judge"] == name]["passes"]
-        assert attack.cost(10, norm) * 0.9 < spent.max() <= attack.cost(10, norm) * 1.02 + 1, name
+        assert spent.max() == attack.cost(10, norm), name
 
 
 def test_nothing_is_logged_and_no_warning_leaks(caplog: pytest.LogCaptureFixture, capsys: Any) -> None:
@@ -282,7 +282,7 @@ def test_fields_reach_the_engine() -> None:
     bench = {str(number): [attack] for number, attack in enumerate(asked)}
     found = judge(model, images, Trial(threat=Threat("1/100"), judges=bench))
     spent = found[found["judge"] != "clean"]["passes"].tolist()
-    assert spent == pytest.approx([attack.cost(10) for attack in asked], abs=4)
+    assert spent == [attack.cost(10) for attack in asked]
     assert len(set(spent)) >= 7
     assert [attack.name for attack in asked] == [
         *("apgd-ce-10", "apgd-ce-20", "apgd-ce-10x2", "apgd-ce-10-eot2", "fab-t-10"),
