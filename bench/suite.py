@@ -202,7 +202,7 @@ def resolved(suite: Suite) -> Table:
 
 def described(data: DataSet) -> Table:
     """A data set as the table that `read_dataset` reads."""
-    return {"name": type(data).__name__.lower(), **plain(data)}
+    return {"name": name_of(data), **plain(data)}
 
 
 def encoders_below(suite: Suite, name: str) -> Iterator[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustcl.bench import tables
-from robustcl.bench.data import Digits
+from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.plan import plan
 from robustcl.bench.spec import read_suite
 from robustcl.bench.suite import RANDOM, Suite, resolved
