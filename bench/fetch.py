@@ -29,32 +29,6 @@ class Archive:
         shutil.unpack_archive(folder / name, folder, **safe)  # type: ignore[arg-type]
 
 
-def fetch(name: str, folder: Path, *, offline: bool = False) -> str:
-    """Download the official files of a data set, or of its corruptions, into `folder`; what to write into a suite.
-
-    Errors: `UserError` for an unknown name, `offline`, a host that cannot be reached, and a file with another checksum.
-    """
-    known = sources()
-    if name not in known:
-        raise unknown("fetch", "data set", name, known)
-    if offline:
-        raise UserError(f"fetch {name}: asked for with --offline, expected to be allowed the network")
-    try:
-        known[name](folder)
-    except (OSError, RuntimeError, HTTPException, TarError, BadZipFile, EOFError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"fetch {name}: {reason}; expected the official files from the network") from None
-    if name in ARCHIVES:
-        return f'[judge]\ncorruptions = "{folder / ARCHIVES[name].folder}"'
-    return f'[data]\nname = "{name}"\npath = "{folder}"'
-
-
-def sources() -> dict[str, Callable[[Path], None]]:
-    """What can be fetched, by name."""
-    official = {name: getattr(kind, "fetch", None) for name, kind in datasets().items()}
-    return {name: of for name, of in official.items() if of} | {name: of.fetch for name, of in ARCHIVES.items()}
-
-
 # D. Hendrycks and T. Dietterich, ICLR 2019, on Zenodo.
 ARCHIVES = {
     "cifar10-c": Archive(
@@ -68,3 +42,29 @@ ARCHIVES = {
         folder="CIFAR-100-C",
     ),
 }
+
+
+def fetch(name: str, folder: Path, *, offline: bool = False) -> str:
+    """Download the official files of a data set, or of its corruptions, into `folder`; what to write into a suite.
+
+    Errors: `UserError` for an unknown name, `offline`, a host that cannot be reached, and a file with another checksum.
+    """
+    known = sources()
+    if name not in known:
+        raise unknown("fetch", "data set", name, known)
+    if offline:
+        raise UserError(f"fetch {name}: asked for with --offline, expected to be allowed the network")
+    try:
+        known[name](folder)
+    except (OSError, RuntimeError, HTTPException, TarError, BadZipFile, EOFError) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"fetch {name}: {reason}; expected the official files from the network") from None
+    if name in ARCHIVES:
+        return f'[judge]\ncorruptions = "{folder / ARCHIVES[name].folder}"'
+    return f'[data]\nname = "{name}"\npath = "{folder}"'
+
+
+def sources() -> dict[str, Callable[[Path], None]]:
+    """What can be fetched, by name."""
+    official = {name: getattr(kind, "fetch", None) for name, kind in datasets().items()}
+    return {name: of for name, of in official.items() if of} | {name: of.fetch for name, of in ARCHIVES.items()}

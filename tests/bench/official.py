@@ -143,7 +143,7 @@ def idx(folder: Path, patch: pytest.MonkeyPatch, packed: bool) -> Path:
             f"{file}-labels-idx1-ubyte": b"\0\0\x08\x01" + np.array([n], dtype=">i4").tobytes() + labels,
         }
         for name, content in contents.items():
-            checksums[name] = hashlib.md5(content).hexdigest()
+            checksums[name] = md5(content)
             (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(content) if packed else content)
     patch.setattr(mnist, "CHECKSUMS", checksums)
     return folder
@@ -185,7 +185,12 @@ def half(side: int, red: int) -> Image.Image:
 
 def digest(file: Path) -> str:
     """The MD5 of a file."""
-    return hashlib.md5(file.read_bytes()).hexdigest()
+    return md5(file.read_bytes())
+
+
+def md5(content: bytes) -> str:
+    """The MD5 of a content."""
+    return hashlib.md5(content).hexdigest()
 
 
 WRITERS: Mapping[str, Callable[[Path, pytest.MonkeyPatch], Path]] = {
