@@ -75,6 +75,9 @@ def test_a_transfer_runs_to_a_matrix(tmp_path: Path) -> None:
     made = report(tmp_path / "runs")
     matrix = (made.folder / "transfer.md").read_text()
     assert {path.name for path in made.paths} >= {"transfer.md", "transfer.csv"}
+    assert {path.name for path in made.paths if ".png" in path.name} == {
+        f"clean-against-robust-{pair}-linf-1_10.png" for pair in ("a", "b", "a-to-b", "b-to-a")
+    }
     lines = [line for line in matrix.splitlines() if line.startswith("| at")]
     assert [line.split("|")[2].strip() for line in lines][:2] == ["a", "b"]
     assert "SLF -> a" in matrix
