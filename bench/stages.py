@@ -1,4 +1,4 @@
-"""The only owner of what each kind of stage does: pretrain, labels, finetune, evaluate.
+"""The only owner of what each kind of stage does: pretrain, import, labels, finetune, evaluate.
 
 A stage is executed from its part alone, so that nothing outside its key can change its numbers.
 """
@@ -18,6 +18,7 @@ from robustcl.bench import records
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
 from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.imports import make_import, told_import
 from robustcl.bench.place import Place, outside, threat_of
 from robustcl.bench.provenance import provenance
 from robustcl.bench.schemes import Scheme
@@ -36,7 +37,13 @@ Report = Callable[[int, int], None]
 
 def execute(stage: Stage, place: Place, report: Report) -> None:
     """Make the stage unless the store has it."""
-    kinds = {"pretrain": _pretrain, "labels": _labels, "finetune": _finetune, "evaluate": _evaluate}
+    kinds = {
+        "pretrain": _pretrain,
+        "import": make_import,
+        "labels": _labels,
+        "finetune": _finetune,
+        "evaluate": _evaluate,
+    }
     began = time.monotonic()
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -142,7 +149,9 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
 
 
 def told(stage: Stage, store: Store) -> list[str]:
-    """What people should know of a finished stage, in lines: of labels, how even the clusters are."""
+    """What people should know of a finished stage, in lines: how even clusters are, how an import was read."""
+    if stage.kind == "import":
+        return told_import(stage, store)
     if stage.kind != "labels":
         return []
     held = json.loads(store.file(stage, "balance.json").read_text())

@@ -38,7 +38,8 @@ class Normalise(nn.Module):
 
 
 def norm(part: nn.Module, x: Tensor, branch: int) -> Tensor:
-    answer: Tensor = part.bn_list[branch](x) if isinstance(part, Branches) else part(x)
+    chosen = list(part.bn_list)[branch] if isinstance(part, Branches) else part
+    answer: Tensor = chosen(x)
     return answer
 
 
@@ -131,12 +132,12 @@ def alive(net: nn.Module, seed: int = 0) -> Any:
                 getattr(part, name).data = 0.5 + torch.rand(part.weight.shape, generator=generator)
             for name in ("bias", "running_mean"):
                 getattr(part, name).data = 0.3 * torch.randn(part.weight.shape, generator=generator)
-            part.num_batches_tracked += 7
+            part.num_batches_tracked = torch.tensor(7)
     return net.eval()
 
 
-def mlp(*widths: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(*widths[:2]), nn.BatchNorm1d(widths[1]), nn.ReLU(), nn.Linear(*widths[1:]))
+def mlp(into: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(into, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out))
 
 
 def under(prefix: str, net: nn.Module) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ def test_a_report_says_what_was_read_and_what_was_assumed(tmp_path: Path) -> Non
         "layout advcl (files of a_infonce look the same), read under 'model', prefix 'module.' stripped",
         "route pgd, of normal, pgd, pgd_ce",
         "stem as the layout has it; input raw as the layout has it",
-        "dropped 31 tensors beside the encoder (first: fc_002.bias)",
+        "dropped 37 tensors beside the encoder (first: fc_002.bias)",
     ]
     _, report = import_encoder(saved(tmp_path / "x.pth", deacl()[1]))
     assert (report.stem_from, report.normalised_from) == ("layout", "file")
@@ -134,7 +134,7 @@ def changed(**change: Any) -> dict[str, Any]:
     return tensors
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "one missing": (
         {"layer2__0__bn2__bn_list__1__running_var": None},
         r"matched 219/220 .* 1 missing \(first: body.stages.1.0.bn2.branches.pgd.running_var\)",
