@@ -13,7 +13,6 @@ from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import RANDOM, Row, Suite
 from robustcl.models.errors import UserError
-from robustcl.models.plugin import name_of
 from robustcl.models.threat import Threat
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
@@ -63,10 +62,9 @@ class Draft:
         stage = Stage(kind="evaluate", part=part, parents={"classifier": classifier}, label=label)
         self.ends.append(stage)
         self.cost[stage.key] = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
-        method = RANDOM if row.entry == RANDOM else name_of(suite.pretrain[row.entry].method)
         return {
             "encoder": name,
-            "method": method,
+            "method": self.encoders.method(row.entry),
             "scheme": scheme,
             "data": data_name(suite),
             "classes": self.test.classes,
@@ -99,13 +97,13 @@ class Draft:
         return cell | {"judges": cell["judges"] | {JUDGE: given.attacks}, "corrupt": stage.key}
 
     def _protocol(self, row: Row, scheme: str) -> str:
-        entry, epochs = self.encoders.entry(row.entry), self.suite.finetune[scheme].training.epochs
+        encoders, epochs = self.encoders, self.suite.finetune[scheme].training.epochs
         parts = [
-            f"route {row.route or entry.method.deploy}",
+            f"route {encoders.deployed(row.entry, row.route)}",
             *([f"pretraining's epoch {row.snapshot}"] if row.snapshot else []),
             f"{scheme} {epochs} epochs, last epoch",
-            *(["input normalised"] if entry.mean or entry.std else []),
-            *(["external data"] if self.encoders.external(row.entry) else []),
+            *encoders.inputs(row.entry),
+            *(["external data"] if encoders.external(row.entry) else []),
         ]
         return ", ".join(parts)
 
@@ -119,7 +117,7 @@ class Draft:
         }
         if row.snapshot is not None:
             part["snapshot"] = row.snapshot
-        if row.route not in (None, self.encoders.entry(row.entry).method.deploy):
+        if row.route not in (None, self.encoders.deployed(row.entry)):
             part["route"] = row.route
         label = f"finetune {self.encoders.label(str(row))} {scheme}"
         stage = Stage(kind="finetune", part=part, parents={"encoder": self.encoders.stage(row.entry)}, label=label)

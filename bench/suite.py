@@ -11,6 +11,7 @@ from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
 from robustcl.bench.schemes import Scheme
 from robustcl.models.architecture import Architecture
+from robustcl.models.architectures.resnet import Stem
 from robustcl.models.plugin import name_of
 from robustcl.models.threat import Radius, Threat
 from robustcl.models.value import Table, plain, value
@@ -70,6 +71,24 @@ class Pretrain:
     given: Mapping[str, str] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+@value
+class Imported:
+    """An encoder that was pretrained elsewhere: a file that `import_encoder` reads, and what overrides its layout.
+
+    `route` is the one that is finetuned, None is what its project judges. `external` says that other data than the
+    suite's went into it; without `probe` nothing asks whether it knows the suite's images.
+    """
+
+    checkpoint: Path
+    layout: str | None = None
+    route: str | None = None
+    stem: Stem | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    external: bool = True
+    probe: bool = True
 
 
 @value
@@ -155,6 +174,7 @@ class Row:
 class Suite:
     """One suite, or one point of its grid (`point` says which) on one pair of data sets of a transfer.
 
+    The entries below [pretrain] are in `pretrain` where a method trains them, in `imports` where a file holds them.
     `data_name` and `target_name` are those of [sets], empty where the suite has one [data] and at most one [target].
     """
 
@@ -171,6 +191,7 @@ class Suite:
     threat: Threat
     labels: Mapping[str, Labels]
     pretrain: Mapping[str, Pretrain]
+    imports: Mapping[str, Imported]
     finetune: Mapping[str, Scheme]
     rows: Sequence[Row]
     schemes: Sequence[str]
@@ -197,22 +218,18 @@ def resolved(suite: Suite) -> Table:
         "labels": {
             key: {**plain(part.source), **(plain(part.fit) if part.fit else {})} for key, part in suite.labels.items()
         },
-        "pretrain": {
-            key: {
-                "method": name_of(part.method),
-                "labels": part.labels,
-                "mean": part.mean,
-                "std": part.std,
-                **part.given,
-                **plain(part.method),
-            }
-            for key, part in suite.pretrain.items()
-        },
+        "pretrain": {key: _trained(part) for key, part in suite.pretrain.items()}
+        | {key: plain(part) for key, part in suite.imports.items()},
         "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
         "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},
         "judge": plain(suite.judge),
         "seeds": plain(suite.seeds),
     }
+
+
+def _trained(part: Pretrain) -> Table:
+    rest = {"labels": part.labels, "mean": part.mean, "std": part.std}
+    return {"method": name_of(part.method), **rest, **part.given, **plain(part.method)}
 
 
 def described(data: DataSet) -> Table:
@@ -222,6 +239,8 @@ def described(data: DataSet) -> Table:
 
 def encoders_below(suite: Suite, name: str) -> Iterator[str]:
     """The encoders of the suite that this one is made from: those that it needs, and that of its labels."""
+    if name in suite.imports:
+        return
     part = suite.pretrain[name]
     yield from part.given.values()
     if part.labels is not None:
