@@ -245,7 +245,7 @@ def test_a_suite_has_a_corruption_accuracy(tmp_path: Path, digits_c: Path) -> No
     numbers = summary(rows)
     of = numbers[(numbers["encoder"] == "at") & numbers["headline"]].set_index("judge")
     at = rows[(rows["encoder"] == "at") & rows["headline"] & rows["judge"].isin(["clean", "corruptions"])]
-    answers = at.pivot_table(index="image", columns="attack", values="answer", observed=True)
+    answers = at.pivot_table(index="image", columns="attack", values="margin", observed=True)
     assert len(answers) == 40
     assert answers["fog-1"].equals(answers["clean"]), "fog changed nothing"
     assert answers["fog-3"].equals(answers["clean"])
