@@ -127,7 +127,7 @@ class Encoders:
         except UserError as error:
             raise UserError(f"{where}: {str(error).removeprefix('encoder: ')}") from None
         role = chosen.method.facts.begins_as
-        if role is None:
+        if not role:
             return
         other, own = chosen.given[role], (chosen.mean, chosen.std)
         constants = self._constants(other, f"{where}: begins as the {role} '{other}'")
