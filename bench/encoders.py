@@ -126,6 +126,8 @@ class Encoders:
             Encoder(self.suite.architecture, self.images.shape, mean=chosen.mean, std=chosen.std)
         except UserError as error:
             raise UserError(f"{where}: {str(error).removeprefix('encoder: ')}") from None
+        if self.images.classes == 1 and name != RANDOM and chosen.method.supervision == "labels":
+            raise UserError(f"{where}: the method reads labels, expected [data] with labels; set pretrain = 'train'")
         role = chosen.method.facts.begins_as
         if not role:
             return

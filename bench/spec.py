@@ -113,8 +113,7 @@ def _dataset(table: Table, where: str) -> DataSet:
     """A data set; a suite may leave the path of one to the command line."""
     kind = datasets().get(str(table.get("name")))
     if kind and "path" in kind.__dataclass_fields__ and "path" not in table:
-        what = "a folder" if table["name"] == "folder" else f"an .{table['name']}"
-        example = "images/" if table["name"] == "folder" else f"mnist.{table['name']}"
+        what, example = ("an .npz", "mnist.npz") if table["name"] == "npz" else ("a folder", "images/")
         key = where.partition(".")[2]
         raise UserError(f"{where}.path: missing, expected the path of {what}, for example --set {key}.path={example}")
     return read_dataset(table, where)

@@ -1,4 +1,4 @@
-"""The only owner of what each kind of stage does: pretrain, import, labels, finetune, evaluate.
+"""The only owner of what each kind of stage does: pretrain, import, labels, finetune, evaluate, corrupt.
 
 A stage is executed from its part alone, so that nothing outside its key can change its numbers.
 """
@@ -17,6 +17,7 @@ from torch import nn
 from robustcl.bench import records
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
+from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.imports import make_import, told_import
 from robustcl.bench.place import Place, outside, threat_of
@@ -43,6 +44,7 @@ def execute(stage: Stage, place: Place, report: Report) -> None:
         "labels": _labels,
         "finetune": _finetune,
         "evaluate": _evaluate,
+        "corrupt": _corrupt,
     }
     began = time.monotonic()
 
@@ -145,6 +147,18 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     )
     images = place.images(stage)
     records.write(folder / "records.parquet", judge(classifier, images, trial))
+    return {}
+
+
+def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    part = stage.part
+    source = place.parent(stage, "classifier", "classifier.safetensors")
+    assert source is not None
+    classifier = checkpoint.load_classifier(source).to(place.device)
+    files = {name: place.file(stage, part["files"][name]) for name in ("labels", *part["corruptions"])}
+    keep = folder / "progress" / "corruptions"
+    found = corrupted(classifier, place.images(stage), files, part["severities"], keep=keep, report=report)
+    records.write(folder / "records.parquet", found)
     return {}
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
 from robustcl.bench.schemes import Scheme
 from robustcl.models.architecture import Architecture
@@ -41,13 +43,20 @@ class Sweep:
 class Judging:
     """Who judges, on how many of the test images (a fixed random part; None is all), in which batches.
 
-    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it.
+    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it. `corruptions` is the folder
+    of CIFAR-10-C or CIFAR-100-C, or a table of `Corruptions`: then the cells of the table have a corruption accuracy.
     """
 
     judges: tuple[str, ...] = ("pgd-20", "autoattack")
     images: int | None = Field(default=None, ge=1)
     batch: int = Field(default=512, ge=1)
     sweep: Sweep = Sweep()
+    corruptions: Corruptions | None = None
+
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _at(cls, given: Any) -> Any:
+        return {"path": given} if isinstance(given, str) else given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +234,7 @@ def _trained(part: Pretrain) -> Table:
 
 def described(data: DataSet) -> Table:
     """A data set as the table that `read_dataset` reads."""
-    return {"name": type(data).__name__.lower(), **plain(data)}
+    return {"name": name_of(data), **plain(data)}
 
 
 def encoders_below(suite: Suite, name: str) -> Iterator[str]:
