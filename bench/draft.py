@@ -13,6 +13,7 @@ from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import RANDOM, Row, Suite
 from robustcl.models.errors import UserError
+from robustcl.models.plugin import name_of
 from robustcl.models.threat import Threat
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
