@@ -11,7 +11,8 @@ from robustcl.models.value import Table, merge
 
 FOLDER = Path(__file__).parent / "suites"
 TABLES = (
-    "data", "target", "encoder", "threat", "labels", "pretrain", "finetune", "table", "judge", "seeds", "grid",
+    "data", "target", "sets", "transfer", "encoder", "threat", "labels", "pretrain", "finetune", "table", "judge",
+    "seeds", "grid",
 )  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def _put(table: Table, path: str, new: Any, where: str) -> None:
     *parents, last = path.split(".")
     here: Any = table
     for depth, part in enumerate(parents):
-        named = depth == 1 and parents[0] in ("pretrain", "finetune", "labels")
+        named = depth == 1 and parents[0] in ("pretrain", "finetune", "labels", "sets")
         if (named or depth == 0) and part not in here and part not in TABLES:
             raise unknown(where, "table", part, here)
         here = here.setdefault(part, {})
@@ -134,6 +135,10 @@ def grid(table: Table, name: str) -> list[tuple[str, Table]]:
     for path, choices in axes.items():
         if not isinstance(choices, list) or not choices:
             raise UserError(f"{name}.grid.{path}: {choices!r} is wrong, expected a list of values for the quoted path")
+        if path.partition(".")[0] in ("data", "target", "sets", "transfer"):
+            raise UserError(
+                f"{name}.grid.{path}: data is not an axis, expected several data sets as [sets] and [transfer]"
+            )
     rest = {key: part for key, part in table.items() if key != "grid"}
     points = []
     for combination in itertools.product(*axes.values()):
