@@ -106,13 +106,13 @@ class Draft:
 
 def data_name(suite: Suite) -> str:
     """The data of a suite for people: `c10`, or `c10 -> stl10` where it is judged on other data than pretrained on."""
-    names = [suite.data_name or _name(suite.data)]
+    names = [suite.data_name or set_name(suite.data)]
     if suite.target:
-        names.append(suite.target_name or _name(suite.target))
+        names.append(suite.target_name or set_name(suite.target))
     return " -> ".join(names)
 
 
-def _name(data: DataSet) -> str:
+def set_name(data: DataSet) -> str:
     """A data set for people: the stem of its path, or what it is."""
     path = getattr(data, "path", None)
     name = (path.stem if path else "") or type(data).__name__.lower()

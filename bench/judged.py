@@ -78,8 +78,8 @@ class Case:
         return {s.key: most(self.judges, classes, n) for s, n in zip(self.stages, sizes, strict=True)}
 
 
-def claim(case: Case, store: Store) -> None:
-    """Make the folder one of given classifiers; nothing else is written.
+def admit(case: Case, store: Store) -> None:
+    """See whether the folder may hold this case; nothing is written.
 
     A folder holds any number of rows, data sets and radii, but one protocol of each: where its row was judged with
     other weights, images, attacks or seed, it is refused, and nobody has to guess which of two numbers is shown.
@@ -88,7 +88,6 @@ def claim(case: Case, store: Store) -> None:
     for cell in store.cells(SUITE):
         if _place(cell) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
             _refuse(cell["part"], case, store)
-    store.add_cells(SUITE, [])
 
 
 def make(case: Case, store: Store, watch: Watch) -> None:
@@ -97,6 +96,7 @@ def make(case: Case, store: Store, watch: Watch) -> None:
     With a budget, images are judged in a fixed random order, a block at a time (see `budget.within`); the same call
     again goes on with the next blocks, and those that are there take no time.
     """
+    store.add_cells(SUITE, [])  # the folder is one of given classifiers from now on
     if not case.budget:
         (stage,) = case.stages
         _judge(case, case.images, stage, store, watch, lambda: None)

@@ -23,6 +23,10 @@ class Pace:
         """At most so long for so many forward-equivalents, of which a gradient is one and a forward one."""
         return passes * max(self.forward, self.gradient / 2)
 
+    def fastest(self, passes: int) -> float:
+        """At least so long for so many forward-equivalents."""
+        return passes * min(self.forward, self.gradient / 2)
+
     def least(self, images: int, judges: int) -> float:
         """At least so long for judging: a clean pass over the images, and per judge one gradient that breaks all."""
         return images * (self.forward + judges * self.gradient)

@@ -52,7 +52,7 @@ def prepare(
         go_offline()
     points = read_suite(suite, overrides)
     where = Store(Path(runs) if runs else Path("runs") / points[0].name)
-    device, library = _device(device), Library()
+    device, library = find_device(device), Library()
     made = plan(points, library)
     place = Place(store=where, library=library, files=made.files, device=device, offline=offline)
     return Job(points=points, plan=made, place=place)
@@ -65,7 +65,8 @@ def make(job: Job, watch: Watch, workers: int | None = None) -> None:
     run_stages(job.plan.stages, job.place, workers, job.plan.cost, watch)
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """The device of this name. Errors: `UserError` where this machine has none."""
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -102,7 +102,9 @@ def _named(target: str, classes: int, norm: str) -> tuple[str, str, str]:
 
 
 def _entry(package: Any, target: str, data: str, threat: str, name: str) -> Mapping[str, Any]:
-    zoo = {of.value: {by.value: held for by, held in part.items()} for of, part in package.model_zoo.model_dicts.items()}
+    zoo = {
+        of.value: {by.value: held for by, held in part.items()} for of, part in package.model_zoo.model_dicts.items()
+    }
     if data not in zoo:
         raise unknown(target, "data set", data, zoo)
     if threat not in zoo[data]:
