@@ -8,7 +8,7 @@ from pathlib import Path
 if not sys.flags.safe_path and sys.path[:1] == [str(Path.cwd())]:
     del sys.path[0]
 
-from robustcl.cli import main  # noqa: E402 (after the path is clean)
+from robustcl.cli import main
 
 if __name__ == "__main__":
     main()
