@@ -45,7 +45,8 @@ def load(target: str) -> Callable[[Tensor], Tensor]:
         made = _made(module, name, place)
     if not callable(made):
         raise UserError(f"{target}: returned {_kind(made)}, expected an nn.Module or a callable: images -> logits")
-    return made
+    answer: Callable[[Tensor], Tensor] = made
+    return answer
 
 
 def blame(error: BaseException, roots: Sequence[Path] = ()) -> str:
@@ -69,7 +70,7 @@ def _made(module: ModuleType, name: str, place: str) -> Any:
     if isinstance(factory, nn.Module):
         return factory
     if not callable(factory):
-        raise UserError(f"{place}:{name}: {_kind(factory)}, expected a function that returns a model")
+        raise UserError(f"{place}:{name}: is {_kind(factory)}, expected a function that returns a model")
     if needed := _needed(factory):
         raise UserError(f"{place}:{name}: needs {', '.join(needed)}, expected a factory that is called without any")
     return factory()
@@ -86,7 +87,7 @@ def _needed(factory: Callable[..., Any]) -> list[str]:
 
 
 def _kind(thing: object) -> str:
-    return "nothing" if thing is None else f"a {type(thing).__name__}"
+    return "nothing" if thing is None else f"something of type {type(thing).__name__}"
 
 
 def _from_file(file: Path) -> ModuleType:
@@ -156,14 +157,14 @@ def _at_home(roots: Sequence[Path]) -> Iterator[None]:
     importlib.invalidate_caches()
     home, words = _Home(roots), sys.argv
     hidden = _taken({name for name in _tops() if home.clashes(name, getattr(sys.modules.get(name), "__file__", None))})
-    sys.meta_path.insert(0, home)  # type: ignore[arg-type]
+    sys.meta_path.insert(0, home)
     sys.argv = words[:1]  # their file may parse arguments when it is imported; ours are not meant for it
     try:
         yield
     finally:
         sys.argv = words
-        sys.meta_path.remove(home)  # type: ignore[arg-type]
-        sys.meta_path.append(home)  # type: ignore[arg-type]
+        sys.meta_path.remove(home)
+        sys.meta_path.append(home)
         installed = {name: PathFinder.find_spec(name) for name in _tops()}
         _taken({name for name, spec in installed.items() if spec and home.clashes(name, spec.origin)})
         _taken({name.partition(".")[0] for name in hidden})

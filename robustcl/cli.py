@@ -103,16 +103,25 @@ def evaluate(
         return
     if hearing.missing:
         typer.echo(f"{judging.head(hearing)}; {judging.estimate(hearing)}", err=True)
-    judging.judge(hearing)
+    if end := judging.judge(hearing):
+        typer.echo(end, err=True)
     typer.echo(str(write(hearing.store.root)))
 
 
 @app.command()
-def report(runs: Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]) -> None:
+def report(
+    runs: Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")],
+    robustbench: Annotated[
+        bool, typer.Option("--robustbench", help="Write RobustBench's model_info JSONs as well.")
+    ] = False,
+) -> None:
     """Write the table and the figures of a run folder again, and print the table."""
+    from robustcl.reports import robustbench as leaderboard
     from robustcl.reports.report import report as write
 
     typer.echo(str(write(runs)))
+    for path in leaderboard.write(runs) if robustbench else []:
+        typer.echo(path)
 
 
 @app.command()

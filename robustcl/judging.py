@@ -76,7 +76,8 @@ def hear(asked: Asked) -> Hearing:
     images = library.part(data, "test", n).to(find_device(asked.device))
     bench = judges([name for text in asked.attacks for name in text.split(",")], images.classes, asked.batch)
     given = give(asked.target, images, norm=asked.norm, models=asked.models)
-    row = asked.name or given.name
+    row, radii = asked.name or given.name, list(dict.fromkeys(threats))
+    budget = read_budget(asked.budget) / len(radii) if asked.budget else None  # every radius has its share
     cases = [
         Case(
             given=given,
@@ -87,9 +88,9 @@ def hear(asked: Asked) -> Hearing:
             judges=bench,
             seed=asked.seed,
             batch=asked.batch,
-            budget=read_budget(asked.budget) if asked.budget else None,
+            budget=budget,
         )
-        for threat in dict.fromkeys(threats)
+        for threat in radii
     ]
     store = Store(asked.runs or Path("runs") / f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '-', row)}")
     for case in cases:
@@ -97,11 +98,13 @@ def hear(asked: Asked) -> Hearing:
     return Hearing(cases=cases, store=store)
 
 
-def judge(hearing: Hearing) -> None:
-    """Judge what the store lacks; whatever stops it, finished batches stay."""
+def judge(hearing: Hearing) -> str:
+    """Judge what the store lacks; whatever stops it, finished batches stay. Where time ran out, a line that says so."""
     with Display(hearing.cost, hearing.missing, hearing.store) as display:
         for case in hearing.cases:
             judged.make(case, hearing.store, display)
+    left = len(hearing.missing)
+    return f"time is up with {left} blocks to go; the same command goes on with them" if left else ""
 
 
 def outline(hearing: Hearing) -> str:
@@ -129,14 +132,15 @@ def estimate(hearing: Hearing) -> str:
         return line
     first = pace.seconds(case.cost[case.stages[0].key])
     hint = f"; a block may take {duration(first)}: choose a smaller --batch" if first > case.budget else ""
-    return f"{line}; budget {duration(case.budget)} per radius, in blocks of {case.batch} images{hint}"
+    each = " for each radius" if len(hearing.cases) > 1 else ""
+    return f"{line}; budget {duration(case.budget)}{each}, in blocks of {case.batch} images{hint}"
 
 
 def _table(text: str, overrides: Sequence[str]) -> dict[str, Any]:
     """The table of a data set: `digits`, `npz:cifar10.npz` (name and path), or TOML such as `{name = "digits"}`."""
     if text.lstrip().startswith("{"):
         try:
-            table = tomllib.loads(f"data = {text}")["data"]
+            table: dict[str, Any] = tomllib.loads(f"data = {text}")["data"]
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"--data {text}: not a TOML table ({error})") from None
     else:

@@ -49,9 +49,9 @@ def estimate(job: Job) -> str:
 def told(passes: int, low: float, pace: Pace) -> str:
     """An estimate as a line: passes at most, and the time from where all breaks at once to where nothing does."""
     return (
-        f"at most {passes:,} passes: {span(low, pace.seconds(passes))} on one device or core for the passes alone, from all attacked images "
-        f"broken at once to none; measured {1e3 * pace.forward:.3g} ms an image forward, {1e3 * pace.gradient:.3g} ms "
-        "with its gradient"
+        f"at most {passes:,} passes: {span(low, pace.seconds(passes))} of one device or core for the passes alone "
+        f"(all broken at once to nothing broken; measured {1e3 * pace.forward:.3g} ms an image forward, "
+        f"{1e3 * pace.gradient:.3g} ms with its gradient)"
     )
 
 
