@@ -7,6 +7,7 @@ from robustcl.bench.data import DataSet
 from robustcl.bench.encoders import Encoders, training_cost
 from robustcl.bench.files import Files
 from robustcl.bench.library import Library
+from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import RANDOM, Row, Suite
@@ -30,13 +31,18 @@ class Draft:
             raise UserError(f"{suite.name}.judge.images: {n}, expected at most the {len(whole)} test images")
         self.test: Images = library.part(target, "test", n or len(whole))
         self.encoders = Encoders(suite, source, files)
+        self.files = files
         self.ends: list[Stage] = []
         self.cost = self.encoders.cost
 
     def cells(self) -> Iterator[Cell]:
-        """One cell per encoder, scheme and radius."""
+        """One cell per encoder, scheme and radius, those of references first."""
         suite = self.suite
         sweep = [Threat(eps, norm=suite.threat.norm) for eps in suite.judge.sweep.eps if eps != suite.threat.eps]
+        for cell, stage, passes in references(suite, self.test, data_name(suite), self.files.given):
+            self.ends.append(stage)
+            self.cost[stage.key] = passes
+            yield cell
         for row in [Row(entry=RANDOM), *suite.rows]:
             for scheme in suite.schemes:
                 classifier = self._finetune(row, scheme)

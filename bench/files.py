@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from robustcl.models.errors import UserError
 
@@ -14,6 +15,7 @@ class Files:
         self.known: dict[str, Path] = {}
         self.hashes: dict[Path, str] = {}
         self.tried: set[str] = set()
+        self.given: dict[str, dict[str, Any]] = {}  # where given classifiers come from, by their weights
 
     def sha256(self, path: Path, where: str) -> str:
         """The hash of the file's content. Errors: `UserError` where there is no such file."""

@@ -31,7 +31,7 @@ class Given:
     model: Model
 
 
-def give(target: str, images: Images, *, norm: str = "linf", models: Path | None = None) -> Given:
+def give(target: str, images: Images, *, norm: str = "linf", models: Path | str | None = None) -> Given:
     """The classifier that a text names, tried on the first of `images`.
 
     `target` is `path/to/file.py:factory` or `package.module:factory` (runs that code, see `foreign`),
@@ -42,7 +42,7 @@ def give(target: str, images: Images, *, norm: str = "linf", models: Path | None
     """
     model: Model
     if target.startswith(PREFIX):
-        model = load_zoo(target, models, classes=images.classes, norm=norm)
+        model = load_zoo(target, None if models is None else Path(models), classes=images.classes, norm=norm)
         name = target.rpartition("/")[2].removeprefix(PREFIX)
     elif target.endswith(".safetensors"):
         model, name = load_classifier(target), Path(target).stem

@@ -1,7 +1,6 @@
 """The only owner of judging a given classifier into a run folder: its stages, its cells, and what a cell refuses."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,73 +8,17 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from robustcl.bench import records
-from robustcl.bench.attacks import Attack, identity
 from robustcl.bench.budget import Check, blocks, within
+from robustcl.bench.case import Case, cell
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.executors import Watch
-from robustcl.bench.given import Given
-from robustcl.bench.pace import duration, most
+from robustcl.bench.pace import duration
 from robustcl.bench.provenance import provenance
 from robustcl.bench.store import Stage, Store
 from robustcl.models.errors import UserError
-from robustcl.models.threat import Threat
-from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
 
-SUITE, SCHEME = "evaluate", "as given"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One given classifier under one threat. `row` and `data` are their names for people; `batch` is how many images
-    are attacked at a time, and with a `budget` (seconds) also the size of a block."""
-
-    given: Given
-    row: str
-    images: Images
-    data: str
-    threat: Threat
-    judges: Mapping[str, Sequence[Attack]]
-    seed: int = 0
-    batch: int = 256
-    budget: float | None = None
-
-    @property
-    def part(self) -> dict[str, Any]:
-        """All that its numbers depend on."""
-        return {
-            "weights": self.given.weights,
-            "data": self.images.fingerprint,
-            "images": len(self.images),
-            "threat": plain(self.threat),
-            "judges": {name: [identity(attack) for attack in attacks] for name, attacks in self.judges.items()},
-            "seed": self.seed,
-            "blocks of": self.batch if self.budget else None,
-        }
-
-    @property
-    def label(self) -> str:
-        """What people read while it runs."""
-        return f"evaluate {self.row} at {self.threat.eps}"
-
-    @property
-    def stages(self) -> list[Stage]:
-        """The work: one stage, or one per block."""
-        if not self.budget:
-            return [Stage(kind="evaluate", part=self.part, label=self.label)]
-        count = -(-len(self.images) // self.batch)
-        parts = [{**self.part, "block": number} for number in range(count)]
-        return [
-            Stage(kind="block", part=part, label=f"{self.label}, block {number} of {count}")
-            for number, part in enumerate(parts, 1)
-        ]
-
-    @property
-    def cost(self) -> dict[str, int]:
-        """The most passes that each stage can take."""
-        sizes = [len(self.images)] if not self.budget else [len(part) for part in blocks(self.images, self.batch)]
-        classes = self.images.classes
-        return {s.key: most(self.judges, classes, n) for s, n in zip(self.stages, sizes, strict=True)}
+SUITE = "evaluate"
 
 
 def admit(case: Case, store: Store) -> None:
@@ -85,9 +28,9 @@ def admit(case: Case, store: Store) -> None:
     other weights, images, attacks or seed, it is refused, and nobody has to guess which of two numbers is shown.
     Errors: `UserError` that says what differs; where the folder is a suite's.
     """
-    for cell in store.cells(SUITE):
-        if _place(cell) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
-            _refuse(cell["part"], case, store)
+    for held in store.cells(SUITE):
+        if _place(held) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
+            _refuse(held["part"], case, store)
 
 
 def make(case: Case, store: Store, watch: Watch) -> None:
@@ -100,7 +43,7 @@ def make(case: Case, store: Store, watch: Watch) -> None:
     if not case.budget:
         (stage,) = case.stages
         _judge(case, case.images, stage, store, watch, lambda: None)
-        store.add_cells(SUITE, [_cell(case, stage)])
+        store.add_cells(SUITE, [cell(case, stage)])
         return
     parts = list(zip(case.stages, blocks(case.images, case.batch), strict=True))
 
@@ -112,7 +55,7 @@ def make(case: Case, store: Store, watch: Watch) -> None:
     stage = _joined(case, done, store)
     n = sum(len(images) for _, images in parts[: len(done)])
     told = f"{n} of {len(case.images)} images, budget {duration(case.budget)}"
-    store.add_cells(SUITE, [_cell(case, stage, told)])
+    store.add_cells(SUITE, [cell(case, stage, told)])
 
 
 def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch, check: Check) -> None:
@@ -149,24 +92,6 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
 
     store.make(whole, work)
     return whole
-
-
-def _cell(case: Case, stage: Stage, told: str = "") -> dict[str, Any]:
-    return {
-        "encoder": case.row,
-        "method": case.given.architecture,
-        "scheme": SCHEME,
-        "data": case.data,
-        "classes": case.images.classes,
-        "norm": case.threat.norm,
-        "eps": str(case.threat.eps),
-        "headline": True,
-        "judges": {name: [attack.name for attack in attacks] for name, attacks in case.judges.items()},
-        "seeds": {"judge": case.seed},
-        "protocol": ", ".join(filter(None, [SCHEME, told])),
-        "part": case.part,
-        "stage": stage.key,
-    }
 
 
 def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -54,7 +54,7 @@ def prepare(
     where = Store(Path(runs) if runs else Path("runs") / points[0].name)
     device, library = find_device(device), Library()
     made = plan(points, library)
-    place = Place(store=where, library=library, files=made.files, device=device, offline=offline)
+    place = Place(store=where, library=library, files=made.files, given=made.given, device=device, offline=offline)
     return Job(points=points, plan=made, place=place)
 
 

@@ -13,6 +13,7 @@ from robustcl.bench.suite import (
     Judging,
     LabelFile,
     Labels,
+    Outside,
     Own,
     Pretrain,
     Row,
@@ -86,6 +87,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         labels=labels,
         pretrain=pretrain,
         finetune=finetune,
+        references=_references(table, name, pretrain),
         rows=rows,
         schemes=schemes,
         judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
@@ -164,6 +166,17 @@ def _labels(table: Table, where: str) -> Labels:
     source = read(kind, {key: entry for key, entry in table.items() if key not in clusters}, where)
     fields = {key: entry for key, entry in table.items() if key in clusters}
     return Labels(source=source, fit=None if kind is LabelFile else read(ClusterFit, fields, where))
+
+
+def _references(table: Table, name: str, pretrain: Collection[str]) -> dict[str, Outside]:
+    """The entries of [reference]: classifiers from outside, judged as they are."""
+    found = {
+        key: read(Outside, part, f"{name}.reference.{key}") for key, part in entries(table, name, "reference").items()
+    }
+    for key in found:
+        if key in (RANDOM, *pretrain):
+            raise UserError(f"{name}.reference.{key}: this name is taken by an encoder, expected another one")
+    return found
 
 
 def _shown(

@@ -10,10 +10,11 @@ from typing import Any
 from robustcl.bench import judged
 from robustcl.bench.attacks import judges
 from robustcl.bench.budget import read_budget
+from robustcl.bench.case import Case
 from robustcl.bench.data import read_dataset
 from robustcl.bench.draft import set_name
 from robustcl.bench.given import give
-from robustcl.bench.judged import Case, admit
+from robustcl.bench.judged import admit
 from robustcl.bench.library import Library
 from robustcl.bench.pace import duration, measure
 from robustcl.bench.runner import find_device
