@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from robustcl.bench.attacks import Attack, identity, judges
+from robustcl.bench.corruptions import JUDGE, Corruptions, check
 from robustcl.bench.data import DataSet
 from robustcl.bench.encoders import Encoders, training_cost
 from robustcl.bench.files import Files
 from robustcl.bench.library import Library
+from robustcl.bench.official import Official
 from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
@@ -24,14 +26,15 @@ class Draft:
 
     def __init__(self, suite: Suite, library: Library, files: Files) -> None:
         self.suite, target = suite, suite.target or suite.data
-        source, self.tuned = library.part(suite.data, "train"), library.part(target, "train")
+        source, self.tuned = library.pretraining(suite.data), library.part(target, "train")
         _check_shapes(suite, source, self.tuned)
         n, whole = suite.judge.images, library.part(target, "test")
         if n is not None and n > len(whole):
             raise UserError(f"{suite.name}.judge.images: {n}, expected at most the {len(whole)} test images")
         self.test: Images = library.part(target, "test", n or len(whole))
-        self.encoders = Encoders(suite, source, files)
-        self.files = files
+        self.files, self.encoders = files, Encoders(suite, source, files)
+        if suite.judge.corruptions:
+            _check_corruptions(suite.judge.corruptions, target, self.test, suite.name)
         self.ends: list[Stage] = []
         self.cost = self.encoders.cost
 
@@ -46,7 +49,7 @@ class Draft:
         for row in [Row(entry=RANDOM), *suite.rows]:
             for scheme in suite.schemes:
                 classifier = self._finetune(row, scheme)
-                yield self._cell(row, scheme, classifier, suite.threat, suite.judge.judges)
+                yield self._corrupt(classifier, self._cell(row, scheme, classifier, suite.threat, suite.judge.judges))
                 for threat in sweep:
                     yield self._cell(row, scheme, classifier, threat, suite.judge.sweep.judges)
 
@@ -65,10 +68,9 @@ class Draft:
         stage = Stage(kind="evaluate", part=part, parents={"classifier": classifier}, label=label)
         self.ends.append(stage)
         self.cost[stage.key] = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
-        method = RANDOM if row.entry == RANDOM else name_of(suite.pretrain[row.entry].method)
         return {
             "encoder": name,
-            "method": method,
+            "method": self.encoders.method(row.entry),
             "scheme": scheme,
             "data": data_name(suite),
             "classes": self.test.classes,
@@ -81,14 +83,33 @@ class Draft:
             "stage": stage.key,
         }
 
+    def _corrupt(self, classifier: Stage, cell: Cell) -> Cell:
+        """The cell, with a further judge and its stage where the suite asks for the accuracy under corruptions."""
+        given = self.suite.judge.corruptions
+        if not given:
+            return cell
+        where = f"{self.suite.name}.judge.corruptions"
+        part = {
+            "corruptions": list(given.names),
+            "severities": list(given.severities),
+            "files": {name: self.files.sha256(file, where) for name, file in given.files.items()},
+            "data": self.test.fingerprint,
+            "images": len(self.test),
+        }
+        label = f"corrupt {cell['encoder']} {cell['scheme']}"
+        stage = Stage(kind="corrupt", part=part, parents={"classifier": classifier}, label=label)
+        self.ends.append(stage)
+        self.cost[stage.key] = len(self.test) * len(given.attacks)
+        return cell | {"judges": cell["judges"] | {JUDGE: given.attacks}, "corrupt": stage.key}
+
     def _protocol(self, row: Row, scheme: str) -> str:
-        entry, epochs = self.encoders.entry(row.entry), self.suite.finetune[scheme].training.epochs
+        encoders, epochs = self.encoders, self.suite.finetune[scheme].training.epochs
         parts = [
-            f"route {row.route or entry.method.deploy}",
+            f"route {encoders.deployed(row.entry, row.route)}",
             *([f"pretraining's epoch {row.snapshot}"] if row.snapshot else []),
             f"{scheme} {epochs} epochs, last epoch",
-            *(["input normalised"] if entry.mean or entry.std else []),
-            *(["external data"] if self.encoders.external(row.entry) else []),
+            *encoders.inputs(row.entry),
+            *(["external data"] if encoders.external(row.entry) else []),
         ]
         return ", ".join(parts)
 
@@ -102,7 +123,7 @@ class Draft:
         }
         if row.snapshot is not None:
             part["snapshot"] = row.snapshot
-        if row.route not in (None, self.encoders.entry(row.entry).method.deploy):
+        if row.route not in (None, self.encoders.deployed(row.entry)):
             part["route"] = row.route
         label = f"finetune {self.encoders.label(str(row))} {scheme}"
         stage = Stage(kind="finetune", part=part, parents={"encoder": self.encoders.stage(row.entry)}, label=label)
@@ -119,10 +140,10 @@ def data_name(suite: Suite) -> str:
 
 
 def set_name(data: DataSet) -> str:
-    """A data set for people: the stem of its path, or what it is."""
-    path = getattr(data, "path", None)
-    name = (path.stem if path else "") or type(data).__name__.lower()
-    return f"{name} (held-out training images)" if getattr(data, "holdout", None) else name
+    """A data set for people: what it is, and of somebody's own files the stem of their path."""
+    path = None if isinstance(data, Official) else getattr(data, "path", None)
+    name = (path.stem if path else "") or name_of(data)
+    return f"{name} (held-out training images)" if data.holdout else name
 
 
 def _check_shapes(suite: Suite, data: Images, target: Images) -> None:
@@ -134,6 +155,13 @@ def _check_shapes(suite: Suite, data: Images, target: Images) -> None:
         (f"sets.{suite.target_name}", f"[sets.{suite.data_name}]") if suite.target_name else ("target", "[data]")
     )
     raise UserError(f"{suite.name}.{where}: images of shape {target.shape}, expected {data.shape} as in {source}{hint}")
+
+
+def _check_corruptions(given: Corruptions, data: DataSet, test: Images, name: str) -> None:
+    """What would fail in a worker after an hour fails here, before anything is written."""
+    if data.holdout:
+        raise UserError(f"{name}.judge.corruptions: made of test images, expected them judged; remove holdout")
+    check(given.files, test)
 
 
 def _cost(attacks: Sequence[Attack], classes: int) -> int:

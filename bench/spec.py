@@ -10,6 +10,7 @@ from robustcl.bench.data import DataSet, datasets, read_dataset
 from robustcl.bench.schemes import read_scheme
 from robustcl.bench.suite import (
     RANDOM,
+    Imported,
     Judging,
     LabelFile,
     Labels,
@@ -66,12 +67,18 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     encoder = dict(table["encoder"])
     mean, std = constants = _constants(encoder, f"{name}.encoder", (None, None))
     labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in entries(table, name, "labels").items()}
-    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in alike(table, name).items()}
+    whole = alike(table, name)
+    imports = {
+        key: read(Imported, part, f"{name}.pretrain.{key}") for key, part in whole.items() if "checkpoint" in part
+    }
+    pretrain = {
+        key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in whole.items() if key not in imports
+    }
     finetune = {
         key: read_scheme({"scheme": key, **part}, f"{name}.finetune.{key}")
         for key, part in entries(table, name, "finetune").items()
     }
-    rows, schemes = _shown(table.get("table", {}), f"{name}.table", pretrain, finetune)
+    rows, schemes = _shown(table.get("table", {}), f"{name}.table", whole, pretrain, finetune)
     suite = Suite(
         name=name,
         head=head,
@@ -86,6 +93,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         threat=read(Threat, table["threat"], f"{name}.threat"),
         labels=labels,
         pretrain=pretrain,
+        imports=imports,
         finetune=finetune,
         references=_references(table, name, pretrain),
         rows=rows,
@@ -107,8 +115,7 @@ def _dataset(table: Table, where: str) -> DataSet:
     """A data set; a suite may leave the path of one to the command line."""
     kind = datasets().get(str(table.get("name")))
     if kind and "path" in kind.__dataclass_fields__ and "path" not in table:
-        what = "a folder" if table["name"] == "folder" else f"an .{table['name']}"
-        example = "images/" if table["name"] == "folder" else f"mnist.{table['name']}"
+        what, example = ("an .npz", "mnist.npz") if table["name"] == "npz" else ("a folder", "images/")
         key = where.partition(".")[2]
         raise UserError(f"{where}.path: missing, expected the path of {what}, for example --set {key}.path={example}")
     return read_dataset(table, where)
@@ -180,13 +187,17 @@ def _references(table: Table, name: str, pretrain: Collection[str]) -> dict[str,
 
 
 def _shown(
-    table: Table, where: str, pretrain: Mapping[str, Pretrain], finetune: Collection[str]
+    table: Table,
+    where: str,
+    encoders: Collection[str],
+    pretrain: Mapping[str, Pretrain],
+    finetune: Collection[str],
 ) -> tuple[list[Row], list[str]]:
     """The rows and the schemes of the table."""
     shown = read(Shown, table, where)
-    rows = list(pretrain) if shown.rows is None else list(shown.rows)
+    rows = list(encoders) if shown.rows is None else list(shown.rows)
     schemes = list(finetune) if shown.schemes is None else list(shown.schemes)
-    read_rows = [_row(name, f"{where}.rows", pretrain) for name in rows]
+    read_rows = [_row(name, f"{where}.rows", encoders, pretrain) for name in rows]
     for key, names, held in (("rows", rows, read_rows), ("schemes", schemes, schemes)):
         if not names or len(set(held)) < len(names):
             raise UserError(f"{where}.{key}: {names!r} is wrong, expected at least one name, each once")
@@ -196,12 +207,16 @@ def _shown(
     return read_rows, schemes
 
 
-def _row(name: str, where: str, pretrain: Mapping[str, Pretrain]) -> Row:
-    if name in pretrain:
+def _row(name: str, where: str, encoders: Collection[str], pretrain: Mapping[str, Pretrain]) -> Row:
+    if name in encoders:
         return Row(entry=name)
     entry, *marks = name.split("@")
-    if entry not in pretrain:
-        raise unknown(where, "encoder", entry, pretrain)
+    if entry not in encoders:
+        raise unknown(where, "encoder", entry, encoders)
+    if entry not in pretrain:  # an imported one: its routes are in its file, which is read for the plan
+        if len(marks) != 1:
+            raise UserError(f"{where}: '{name}', expected one route of its checkpoint after @")
+        return Row(entry=entry, route=marks[0])
     method = pretrain[entry].method
     epochs, routes = {str(epoch): epoch for epoch in method.training.snapshots}, method.routes
     epoch = next((epochs[mark] for mark in marks if mark in epochs), None)
@@ -213,7 +228,8 @@ def _row(name: str, where: str, pretrain: Mapping[str, Pretrain]) -> Row:
 
 
 def _check_names(suite: Suite) -> None:
-    if RANDOM in suite.pretrain:
+    known = [*suite.pretrain, *suite.imports]
+    if RANDOM in known:
         raise UserError(f"{suite.name}.pretrain.{RANDOM}: this name is taken by the encoder that is in every table")
     for key, part in suite.pretrain.items():
         if part.labels is not None and part.labels not in suite.labels:
@@ -224,8 +240,8 @@ def _check_names(suite: Suite) -> None:
     sources = [(f"labels.{key}.encoder", labels.source) for key, labels in suite.labels.items()]
     asked += [(where, source.encoder) for where, source in sources if isinstance(source, Own)]
     for where, name in asked:
-        if name not in suite.pretrain:
-            raise unknown(f"{suite.name}.{where}", "encoder", name, suite.pretrain)
+        if name not in known:
+            raise unknown(f"{suite.name}.{where}", "encoder", name, known)
     for key in suite.pretrain:
         _check_circle(suite, (key,))
     for key, labels in suite.labels.items():
@@ -233,7 +249,7 @@ def _check_names(suite: Suite) -> None:
 
 
 def _check_route(where: str, source: Source, pretrain: Mapping[str, Pretrain]) -> None:
-    if isinstance(source, Own) and source.route is not None:
+    if isinstance(source, Own) and source.route is not None and source.encoder in pretrain:
         routes = pretrain[source.encoder].method.routes
         if source.route not in routes:
             raise unknown(where, "route", source.route, routes)

@@ -52,8 +52,15 @@ def merged(path: Path, below: tuple[Path, ...] = ()) -> tuple[Table, str]:
         if base.resolve() in chain:
             names = " -> ".join(one.stem for one in (*chain, base))
             raise UserError(f"{path.stem}.extends: a circle ({names}), expected suites that end in one without extends")
-        whole = merge(whole, merged(base, chain)[0])
-    return merge(whole, table), text
+        whole = _over(whole, merged(base, chain)[0])
+    return _over(whole, table), text
+
+
+def _over(whole: Table, table: Table) -> Table:
+    """`table` laid over `whole`; its [sets] stand for the [data] and [target] of what it extends."""
+    if "sets" in table:
+        whole = {key: part for key, part in whole.items() if key not in ("data", "target")}
+    return merge(whole, table)
 
 
 def _extended(path: Path, base: Any) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from robustcl.reports.frame import CLEAN, summary
+from robustcl.reports.frame import CLEAN, CORRUPTIONS, summary
 
 CHANCE, RANDOM, MISSING = "chance", "random", "-"
 REFERENCE = f"{CHANCE} (reference)"
@@ -73,9 +73,9 @@ def in_order(cells: pd.DataFrame) -> list[str]:
 
 
 def heading(judge: str) -> str:
-    """The field's name of a judge's column: SA, RA (PGD-20), AA; any other judge keeps its name."""
+    """The field's name of a judge's column: SA, RA (PGD-20), AA, CA; any other judge keeps its name."""
     steps = re.fullmatch(r"pgd-(\d+)", judge)
-    return f"RA (PGD-{steps[1]})" if steps else {CLEAN: "SA", "autoattack": "AA"}.get(judge, judge)
+    return f"RA (PGD-{steps[1]})" if steps else {CLEAN: "SA", "autoattack": "AA", CORRUPTIONS: "CA"}.get(judge, judge)
 
 
 def percent(accuracy: float, low: float, high: float) -> str:
@@ -86,7 +86,13 @@ def percent(accuracy: float, low: float, high: float) -> str:
 
 def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
     """What the columns stand for: `RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square`."""
-    return "; ".join(f"{heading(judge)}: {', '.join(attacks)}" for judge, attacks in judges.items())
+    told = {judge: ", ".join(attacks) for judge, attacks in judges.items()}
+    if CORRUPTIONS in told:
+        names, levels = (
+            dict.fromkeys(part) for part in zip(*(a.rsplit("-", 1) for a in judges[CORRUPTIONS]), strict=True)
+        )
+        told[CORRUPTIONS] = f"mean over {len(names)} corruptions at severities {', '.join(levels)}, normal interval"
+    return "; ".join(f"{heading(judge)}: {text}" for judge, text in told.items())
 
 
 def _table(cells: pd.DataFrame) -> Table:

@@ -1,4 +1,4 @@
-"""The only owner of the command line: `robustcl run`, `evaluate`, `report`, `ls`; one clean line for every mistake.
+"""The only owner of the command line: `run`, `evaluate`, `report`, `ls`, `fetch`; one clean line for every mistake.
 
 Exit codes: 0 good, 2 the user's mistake, 3 work was lost with its process, 4 numbers went wrong, 130 interrupted.
 """
@@ -132,6 +132,18 @@ def ls(
     from robustcl.outline import listing
 
     typer.echo(listing(kind))
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A data set in official files, such as cifar10, or cifar10-c.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files are to lie.")],
+    offline: Annotated[bool, typer.Option("--offline", help="Refuse, as everything that needs the network.")] = False,
+) -> None:
+    """Download the official files of a data set; nothing else of robustcl ever downloads anything."""
+    from robustcl.bench.fetch import fetch as get
+
+    typer.echo(get(name, folder, offline=offline))
 
 
 @app.callback(invoke_without_command=True)

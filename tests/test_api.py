@@ -96,7 +96,7 @@ def test_run_answers_with_a_report_and_from_the_store(tmp_path: Path) -> None:
 
 
 def test_pretrain_then_load_encoder(tmp_path: Path) -> None:
-    from robustcl.bench.data import Digits
+    from robustcl.bench.datasets.digits import Digits
     from robustcl.pretraining.method import Training
     from robustcl.pretraining.methods.supervised import Supervised
 
@@ -173,7 +173,7 @@ def test_pseudo_labels_that_do_not_fit_are_refused(labels: torch.Tensor) -> None
 
 
 def test_pretrain_is_given_what_a_method_needs() -> None:
-    from robustcl.bench.data import Digits
+    from robustcl.bench.datasets.digits import Digits
     from robustcl.pretraining.method import named
 
     train = Digits().load().train.take(slice(0, 64))

@@ -16,7 +16,7 @@ from robustcl.bench.store import Store
 from robustcl.models.errors import UserError
 from robustcl.reports.frame import summary
 from robustcl.reports.report import report
-from tests.bench.tiny import TINY, Quiet, one_line
+from tests.bench.tiny import TINY, Quiet, one_line, write_suite
 
 SUITE = TINY.replace('[data]\nname = "digits"\n', "").replace("images = 40", "images = 12")
 
@@ -96,6 +96,14 @@ def test_a_worker_finds_the_images_of_every_set(tmp_path: Path) -> None:
     place = Place(store=Store(tmp_path / "runs"), library=library, files=made.files)
     run_stages(made.stages, place, 2, made.cost, Quiet())
     assert all(place.store.has(stage) for stage in made.stages)
+
+
+def test_sets_stand_for_the_data_of_the_suite_that_is_extended(tmp_path: Path) -> None:
+    write_suite(tmp_path, "base")
+    path = written(tmp_path)
+    sets = path.read_text().partition("[sets.a]")
+    path.write_text('extends = "./base.toml"\n\n' + "".join(sets[1:]))
+    assert len(read_suite(path)) == 4
 
 
 @pytest.mark.parametrize(
