@@ -129,7 +129,7 @@ class Encoders:
         if self.images.classes == 1 and name != RANDOM and chosen.method.supervision == "labels":
             raise UserError(f"{where}: the method reads labels, expected [data] with labels; set pretrain = 'train'")
         role = chosen.method.facts.begins_as
-        if role is None:
+        if not role:
             return
         other, own = chosen.given[role], (chosen.mean, chosen.std)
         constants = self._constants(other, f"{where}: begins as the {role} '{other}'")

@@ -10,11 +10,10 @@ import pandas as pd
 
 from robustcl.models.errors import UserError
 from robustcl.reports.frame import CLEAN, frame, summary
-from robustcl.reports.table import CHANCE, RANDOM, attack_text, row_names
+from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text, row_names
 
 JUDGE = "autoattack"
 STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose numbers their leaderboard takes
-GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
 _THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
