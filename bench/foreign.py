@@ -35,7 +35,10 @@ def load(target: str) -> Callable[[Tensor], Tensor]:
     """
     place, colon, name = target.rpartition(":")
     if not colon or not name.isidentifier():
-        raise UserError(f"{target}: not a factory, expected path/to/file.py:name or package.module:name")
+        raise UserError(
+            f"{target}: not a factory, expected path/to/file.py:name or package.module:name "
+            "(or the file of an encoder with --scheme SLF)"
+        )
     file = Path(place) if place.endswith(".py") else None
     if file is not None and not file.is_file():
         raise UserError(f"{place}: no such file, expected one with a function {name}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from robustcl.bench.evaluate import Model, count_classes
 from robustcl.bench.foreign import blame, load
 from robustcl.bench.zoo import PREFIX, load_zoo
-from robustcl.models.checkpoint import fingerprint, load_classifier
+from robustcl.models.checkpoint import fingerprint, load_classifier, read
 from robustcl.models.errors import UserError
 from robustcl.models.value import digest
 from robustcl.pretraining.images import Images
@@ -45,7 +45,7 @@ def give(target: str, images: Images, *, norm: str = "linf", models: Path | str 
         model = load_zoo(target, None if models is None else Path(models), classes=images.classes, norm=norm)
         name = target.rpartition("/")[2].removeprefix(PREFIX)
     elif target.endswith(".safetensors"):
-        model, name = load_classifier(target), Path(target).stem
+        model, name = _ours(target), Path(target).stem
     else:
         model, (place, _, made) = load(target), target.rpartition(":")
         stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
@@ -72,6 +72,12 @@ def check(model: Model, images: Images, where: str) -> None:
         raise UserError(f"{where}: fails on an image of shape {images.shape}: {blame(error, [Path.cwd()])}") from None
     if classes != images.classes:
         raise UserError(f"{where}: answers with {classes} logits, expected {images.classes}, the classes of the data")
+
+
+def _ours(target: str) -> nn.Module:
+    if read(target).kind == "encoder":
+        raise UserError(f"{target}: holds an encoder, expected --scheme with it, such as --scheme SLF, to finetune it")
+    return load_classifier(target)
 
 
 def _identity(model: Model, images: Images) -> str:

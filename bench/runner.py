@@ -15,6 +15,7 @@ from robustcl.bench.spec import read_suite
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Suite, resolved
 from robustcl.models.errors import UserError
+from robustcl.models.value import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +44,17 @@ def prepare(
     device: str = "cpu",
     overrides: Sequence[str] = (),
     offline: bool = False,
+    table: Table | None = None,
 ) -> Job:
     """Read and plan a suite; nothing is written. `runs` defaults to `runs/<suite>`.
+
+    With a `table` these are the tables of the suite, which then is only named `suite`.
 
     Errors: `UserError` for everything that is wrong with the suite, its data or the device.
     """
     if offline:
         go_offline()
-    points = read_suite(suite, overrides)
+    points = read_suite(suite, overrides, table)
     where = Store(Path(runs) if runs else Path("runs") / points[0].name)
     device, library = find_device(device), Library()
     made = plan(points, library)

@@ -7,12 +7,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcl import __version__
 from robustcl.models.errors import LostError, NumberError, UserError
+
+if TYPE_CHECKING:
+    from robustcl.bench.runner import Job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -31,20 +34,9 @@ def run(
     offline: Annotated[bool, typer.Option("--offline", help="Fail where anything would reach the network.")] = False,
 ) -> None:
     """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again."""
-    from robustcl.bench.runner import make, prepare
-    from robustcl.console import Display
-    from robustcl.outline import estimate, outline
-    from robustcl.reports.report import report
+    from robustcl.bench.runner import prepare
 
-    job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline)
-    if dry_run:
-        typer.echo(outline(job))
-        return
-    if job.missing:
-        typer.echo(estimate(job), err=True)
-    with Display(job.plan.cost, job.missing, job.place.store) as display:
-        make(job, display, workers)
-    typer.echo(str(report(job.place.store.root)))
+    _run(prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline), workers, dry_run)
 
 
 @app.command()
@@ -52,8 +44,8 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="path/to/file.py:factory or package.module:factory (this runs that code), robustbench:NAME, or a "
-            "classifier.safetensors of ours."
+            help="path/to/file.py:factory or package.module:factory (this runs that code), robustbench:NAME, a "
+            "classifier.safetensors of ours, or with --scheme the file of an encoder."
         ),
     ],
     data: Annotated[str, typer.Option(help="digits, npz:FILE, folder:FOLDER; NAME[:PATH], or a TOML table.")],
@@ -70,6 +62,8 @@ def evaluate(
         str | None, typer.Option(help="Judge images in random order for so long: 90s, 20m, 1.5h.")
     ] = None,
     models: Annotated[Path | None, typer.Option(help="RobustBench's files: FOLDER/cifar10/Linf/NAME.pt.")] = None,
+    scheme: Annotated[list[str] | None, typer.Option(help="MODEL is an encoder's file: finetune it first.")] = None,
+    profile: Annotated[str | None, typer.Option(help="The recipe of the scheme.")] = None,
     overrides: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
 ) -> None:
@@ -79,6 +73,7 @@ def evaluate(
     else's code: with the rights of whoever calls this, so name no file that you would not run yourself.
     """
     from robustcl import judging
+    from robustcl.bench.runner import prepare
     from robustcl.reports.report import report as write
 
     asked = judging.Asked(
@@ -95,8 +90,14 @@ def evaluate(
         name=name,
         budget=budget,
         models=models,
+        schemes=scheme or [],
+        profile=profile,
         overrides=overrides or [],
     )
+    if asked.schemes:
+        suite, table = judging.encoder_suite(asked)
+        _run(prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table), None, dry_run)
+        return
     hearing = judging.hear(asked)
     if dry_run:
         typer.echo(judging.outline(hearing))
@@ -152,6 +153,23 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
     if show:
         typer.echo(f"robustcl {__version__}")
         raise typer.Exit
+
+
+def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
+    """Make what a job lacks and print its table, or only its plan."""
+    from robustcl.bench.runner import make
+    from robustcl.console import Display
+    from robustcl.outline import estimate, outline
+    from robustcl.reports.report import report
+
+    if dry_run:
+        typer.echo(outline(job))
+        return
+    if job.missing:
+        typer.echo(estimate(job), err=True)
+    with Display(job.plan.cost, job.missing, job.place.store) as display:
+        make(job, display, workers)
+    typer.echo(str(report(job.place.store.root)))
 
 
 def main() -> None:

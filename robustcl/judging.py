@@ -5,7 +5,6 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from robustcl.bench import judged
 from robustcl.bench.attacks import judges
@@ -21,9 +20,10 @@ from robustcl.bench.runner import find_device
 from robustcl.bench.store import Store
 from robustcl.bench.tables import override
 from robustcl.console import Display
+from robustcl.models.convert import import_encoder
 from robustcl.models.errors import UserError, nearest
 from robustcl.models.threat import Threat
-from robustcl.models.value import read
+from robustcl.models.value import Table, read
 from robustcl.outline import planned, told
 
 
@@ -44,7 +44,14 @@ class Asked:
     name: str | None = None
     budget: str | None = None
     models: Path | None = None
+    schemes: Sequence[str] = ()
+    profile: str | None = None
     overrides: Sequence[str] = field(default_factory=list)
+
+    @property
+    def judges(self) -> list[str]:
+        """The names of the judges."""
+        return [name.strip() for text in self.attacks for name in text.split(",")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,17 +72,44 @@ class Hearing:
         return [stage.key for case in self.cases for stage in case.stages if not self.store.has(stage)]
 
 
+def encoder_suite(asked: Asked) -> tuple[str, Table]:
+    """The name and the tables of the suite that finetunes the encoder of a file under `schemes` and judges it.
+
+    Errors: `UserError` for a file that is no encoder's.
+    """
+    if asked.budget or asked.models:
+        raise UserError("--scheme: finetunes the encoder of a file first, expected neither --budget nor --models")
+    data = _table(asked.data, [one for one in asked.overrides if one.startswith("data.")])
+    test = Library().part(read_dataset(data, "--data"), "test")
+    said = import_encoder(asked.target, shape=test.shape)[1]
+    row = asked.name or Path(asked.target).stem
+    return _folder(row), {
+        "data": data,
+        "encoder": dict(said.network),
+        "threat": {"norm": asked.norm, "eps": asked.eps[0]},
+        "pretrain": {row: {"checkpoint": asked.target}},
+        "finetune": {**({"profile": asked.profile} if asked.profile else {}), **{name: {} for name in asked.schemes}},
+        "judge": {
+            "judges": asked.judges,
+            "batch": asked.batch,
+            **({"images": asked.images} if asked.images else {}),
+            "sweep": {"eps": list(asked.eps[1:]), "judges": asked.judges},
+        },
+        "seeds": {"judge": asked.seed},
+    }
+
+
 def hear(asked: Asked) -> Hearing:
     """What was asked for, read and tried; nothing is written. Errors: `UserError` for everything that is wrong."""
-    if not asked.eps:
-        raise UserError("--eps: missing, expected a radius such as --eps 8/255")
+    if asked.profile:
+        raise UserError("--profile: a recipe of finetuning, expected --scheme with it, such as --scheme SLF")
     threats = [read(Threat, {"norm": asked.norm, "eps": eps}, "--eps") for eps in asked.eps]
     data, library = read_dataset(_table(asked.data, asked.overrides), "--data"), Library()
     n, whole = asked.images, library.part(data, "test")
     if n is not None and n > len(whole):
         raise UserError(f"--images {n}: expected at most the {len(whole)} test images")
     images = library.part(data, "test", n).to(find_device(asked.device))
-    bench = judges([name for text in asked.attacks for name in text.split(",")], images.classes, asked.batch)
+    bench = judges(asked.judges, images.classes, asked.batch)
     given = give(asked.target, images, norm=asked.norm, models=asked.models)
     row, radii = asked.name or given.name, list(dict.fromkeys(threats))
     budget = read_budget(asked.budget) / len(radii) if asked.budget else None  # every radius has its share
@@ -93,7 +127,7 @@ def hear(asked: Asked) -> Hearing:
         )
         for threat in radii
     ]
-    store = Store(asked.runs or Path("runs") / f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '-', row)}")
+    store = Store(asked.runs or Path("runs") / _folder(row))
     for case in cases:
         admit(case, store)
     return Hearing(cases=cases, store=store)
@@ -137,11 +171,15 @@ def estimate(hearing: Hearing) -> str:
     return f"{line}; budget {duration(case.budget)}{each}, in blocks of {case.batch} images{hint}"
 
 
-def _table(text: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _folder(row: str) -> str:
+    return f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '-', row)}"
+
+
+def _table(text: str, overrides: Sequence[str]) -> Table:
     """The table of a data set: `digits`, `npz:cifar10.npz` (name and path), or TOML such as `{name = "digits"}`."""
     if text.lstrip().startswith("{"):
         try:
-            table: dict[str, Any] = tomllib.loads(f"data = {text}")["data"]
+            table: Table = tomllib.loads(f"data = {text}")["data"]
         except tomllib.TOMLDecodeError as error:
             raise UserError(f"--data {text}: not a TOML table ({error})") from None
     else:
