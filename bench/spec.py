@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
-from robustcl.bench.schemes import read_scheme
+from robustcl.bench.profiles import read_scheme
 from robustcl.bench.suite import (
     RANDOM,
     Judging,

@@ -22,7 +22,7 @@ from robustcl.bench.autoattack.reference import Reference
 from robustcl.bench.data import DataSet
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.provenance import provenance
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.scheme import Scheme
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
 from robustcl.models.architecture import read_architecture

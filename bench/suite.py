@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from robustcl.bench.data import DataSet
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.scheme import Scheme
 from robustcl.models.architecture import Architecture
 from robustcl.models.plugin import name_of
 from robustcl.models.threat import Radius, Threat
