@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from robustcl.bench.attacks import Attack, identity, judges
+from robustcl.bench.classifiers import Classifiers, Outcome
 from robustcl.bench.data import DataSet
-from robustcl.bench.encoders import Encoders, training_cost
+from robustcl.bench.encoders import Encoders
 from robustcl.bench.files import Files
 from robustcl.bench.library import Library
+from robustcl.bench.protocol import terms, words
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import RANDOM, Row, Suite
@@ -15,7 +17,6 @@ from robustcl.models.plugin import name_of
 from robustcl.models.threat import Threat
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
-from robustcl.pretraining.method import identity as method_identity
 
 
 class Draft:
@@ -30,6 +31,7 @@ class Draft:
             raise UserError(f"{suite.name}.judge.images: {n}, expected at most the {len(whole)} test images")
         self.test: Images = library.part(target, "test", n or len(whole))
         self.encoders = Encoders(suite, source, files)
+        self.classifiers = Classifiers(suite, self.encoders, self.tuned)
         self.ends: list[Stage] = []
         self.cost = self.encoders.cost
 
@@ -39,12 +41,12 @@ class Draft:
         sweep = [Threat(eps, norm=suite.threat.norm) for eps in suite.judge.sweep.eps if eps != suite.threat.eps]
         for row in [Row(entry=RANDOM), *suite.rows]:
             for scheme in suite.schemes:
-                classifier = self._finetune(row, scheme)
-                yield self._cell(row, scheme, classifier, suite.threat, suite.judge.judges)
-                for threat in sweep:
-                    yield self._cell(row, scheme, classifier, threat, suite.judge.sweep.judges)
+                for outcome in self.classifiers.outcomes(row, scheme):
+                    yield self._cell(row, scheme, outcome, suite.threat, suite.judge.judges)
+                    for threat in sweep:
+                        yield self._cell(row, scheme, outcome, threat, suite.judge.sweep.judges)
 
-    def _cell(self, row: Row, scheme: str, classifier: Stage, threat: Threat, names: Sequence[str]) -> Cell:
+    def _cell(self, row: Row, scheme: str, outcome: Outcome, threat: Threat, names: Sequence[str]) -> Cell:
         suite = self.suite
         bench = judges(names, self.test.classes, suite.judge.batch)
         part = {
@@ -53,17 +55,19 @@ class Draft:
             "data": self.test.fingerprint,
             "images": len(self.test),
             "seed": suite.seeds.judge,
+            **({} if outcome.choice == "last" else {"selection": outcome.choice}),
         }
         name = self.encoders.label(str(row))
-        label = f"evaluate {name} {scheme} at {threat.eps}"
-        stage = Stage(kind="evaluate", part=part, parents={"classifier": classifier}, label=label)
+        label = f"evaluate {name} {outcome.name} at {threat.eps}"
+        stage = Stage(kind="evaluate", part=part, parents={"classifier": outcome.stage}, label=label)
         self.ends.append(stage)
         self.cost[stage.key] = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
         method = RANDOM if row.entry == RANDOM else name_of(suite.pretrain[row.entry].method)
+        told = terms(row, outcome, self.classifiers, self.test)
         return {
             "encoder": name,
             "method": method,
-            "scheme": scheme,
+            "scheme": outcome.name,
             "data": data_name(suite),
             "classes": self.test.classes,
             "norm": threat.norm,
@@ -71,37 +75,10 @@ class Draft:
             "headline": threat.eps == suite.threat.eps,
             "judges": {judge: [attack.name for attack in attacks] for judge, attacks in bench.items()},
             "seeds": plain(suite.seeds),
-            "protocol": self._protocol(row, scheme),
+            "protocol": words(scheme, told),
+            "terms": told,
             "stage": stage.key,
         }
-
-    def _protocol(self, row: Row, scheme: str) -> str:
-        entry, epochs = self.encoders.entry(row.entry), self.suite.finetune[scheme].training.epochs
-        parts = [
-            f"route {row.route or entry.method.deploy}",
-            *([f"pretraining's epoch {row.snapshot}"] if row.snapshot else []),
-            f"{scheme} {epochs} epochs, last epoch",
-            *(["input normalised"] if entry.mean or entry.std else []),
-            *(["external data"] if self.encoders.external(row.entry) else []),
-        ]
-        return ", ".join(parts)
-
-    def _finetune(self, row: Row, scheme: str) -> Stage:
-        value = self.suite.finetune[scheme]
-        part = {
-            "scheme": method_identity(value),
-            "data": self.tuned.fingerprint,
-            "threat": plain(self.suite.threat) if value.adversarial else None,
-            "seed": self.suite.seeds.finetune,
-        }
-        if row.snapshot is not None:
-            part["snapshot"] = row.snapshot
-        if row.route not in (None, self.encoders.entry(row.entry).method.deploy):
-            part["route"] = row.route
-        label = f"finetune {self.encoders.label(str(row))} {scheme}"
-        stage = Stage(kind="finetune", part=part, parents={"encoder": self.encoders.stage(row.entry)}, label=label)
-        self.cost[stage.key] = training_cost(value, self.tuned)
-        return stage
 
 
 def data_name(suite: Suite) -> str:

@@ -12,7 +12,7 @@ from robustcl.models.plugin import find
 from robustcl.models.value import merge, plain, read
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.method import Training
-from robustcl.pretraining.optim import Automatic, Optimiser, Plan, Steps
+from robustcl.pretraining.optim import Automatic, Optimiser, Schedule, Steps
 
 DEFAULT = "paper_advcl"
 TRADES = Ascent(steps=10, step="eps/4", init="gaussian")
@@ -85,7 +85,7 @@ def _semi() -> dict[str, Scheme]:
     return {"semi-1": Semi(share=0.01), "semi-10": Semi(share=0.1, training=ten)}
 
 
-def _training(batch: int, lr: float, schedule: Plan | tuple[int, ...], epochs: int = 25) -> Training:
+def _training(batch: int, lr: float, schedule: Schedule | tuple[int, ...], epochs: int = 25) -> Training:
     steps = Steps(milestones=schedule, factor=0.1) if isinstance(schedule, tuple) else schedule
     optimiser = Optimiser(name="sgd", lr=lr, momentum=0.9, weight_decay=2e-4)
     return Training(epochs=epochs, batch=batch, optimiser=optimiser, schedule=steps)
@@ -121,5 +121,5 @@ def read_scheme(
 def scheme_from(identity: Mapping[str, Any], where: str) -> Scheme:
     """The scheme that an identity in a key describes."""
     fields = {name: held for name, held in identity.items() if name not in ("name", "version")}
-    found: type[Scheme] = find(PACKAGE, "scheme", identity["name"], Scheme, where)  # type: ignore[type-abstract]
+    found: type[Scheme] = find(PACKAGE, "scheme", identity["name"], Scheme, where)
     return read(found, fields, where)

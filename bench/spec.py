@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
-from robustcl.bench.profiles import read_scheme
+from robustcl.bench.profiles import DEFAULT, read_scheme, schemes
+from robustcl.bench.scheme import Scheme
+from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
     RANDOM,
     Judging,
@@ -17,7 +19,6 @@ from robustcl.bench.suite import (
     Pretrain,
     Row,
     Saved,
-    Seeds,
     Shown,
     Source,
     Suite,
@@ -50,13 +51,14 @@ def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> list[Suite]:
         raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
     return [
-        _suite(path.stem, head, point, part, pair)
+        _suite(path.stem, head, point, part, pair, seeds)
         for point, whole in grid(table, path.stem)
         for pair, part in transfers(whole, path.stem)
+        for seeds in combinations(part.get("seeds", {}), f"{path.stem}.seeds")
     ]
 
 
-def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]) -> Suite:
+def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str], seeds: Seeds) -> Suite:
     where = {"data": f"{name}.sets.{pair[0]}" if pair[0] else f"{name}.data"}
     where["target"] = f"{name}.sets.{pair[1]}" if pair[1] else f"{name}.target"
     for key in ("data", "encoder", "threat", "pretrain", "finetune"):
@@ -66,11 +68,8 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     mean, std = constants = _constants(encoder, f"{name}.encoder", (None, None))
     labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in entries(table, name, "labels").items()}
     pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in alike(table, name).items()}
-    finetune = {
-        key: read_scheme({"scheme": key, **part}, f"{name}.finetune.{key}")
-        for key, part in entries(table, name, "finetune").items()
-    }
-    rows, schemes = _shown(table.get("table", {}), f"{name}.table", pretrain, finetune)
+    profile, per_method, finetune = _finetune(table, name)
+    rows, shown = _shown(table.get("table", {}), f"{name}.table", pretrain, finetune)
     suite = Suite(
         name=name,
         head=head,
@@ -85,11 +84,13 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         threat=read(Threat, table["threat"], f"{name}.threat"),
         labels=labels,
         pretrain=pretrain,
+        profile=profile,
+        per_method=per_method,
         finetune=finetune,
         rows=rows,
-        schemes=schemes,
+        schemes=shown,
         judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
-        seeds=read(Seeds, table.get("seeds", {}), f"{name}.seeds"),
+        seeds=seeds,
         table=table,
     )
     _check_names(suite)
@@ -99,6 +100,25 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
             f"{name}: holdout of [data] {held[0]}, of [target] {held[1]}, expected the same, or test images judge"
         )
     return suite
+
+
+def _finetune(table: Table, name: str) -> tuple[str, bool, dict[str, Scheme]]:
+    """The profile, whether rows per method go before it, and the schemes."""
+    where, tables = f"{name}.finetune", dict(table["finetune"])
+    profile, per_method = tables.pop("profile", DEFAULT), tables.pop("per_method", False)
+    known = schemes(profile, where)
+    if not isinstance(per_method, bool):
+        raise UserError(f"{where}.per_method: {per_method!r} is wrong, expected true or false")
+    if per_method and profile == "autolora":
+        raise UserError(f"{where}.per_method: fixes the rates that profile autolora finds by itself, expected false")
+    parts = entries({"finetune": tables}, name, "finetune")
+    for key in parts:
+        if key not in known:
+            raise unknown(where, "scheme", key, known)
+    found = {key: read_scheme({"scheme": key, **part}, f"{where}.{key}", profile) for key, part in parts.items()}
+    if not found:
+        raise UserError(f"{where}: no scheme, expected a table such as [finetune.SLF]")
+    return profile, per_method, found
 
 
 def _dataset(table: Table, where: str) -> DataSet:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from robustcl.bench.data import DataSet
 from robustcl.bench.scheme import Scheme
+from robustcl.bench.seeds import Seeds
 from robustcl.models.architecture import Architecture
 from robustcl.models.plugin import name_of
 from robustcl.models.threat import Radius, Threat
@@ -17,15 +18,6 @@ from robustcl.pretraining.methods.supervised import Supervised
 from robustcl.pretraining.pseudo_labels import ClusterFit
 
 RANDOM = "random"
-
-
-@value
-class Seeds:
-    """One seed per part, so that their spreads can be told apart."""
-
-    pretrain: int = Field(default=0, ge=0)
-    finetune: int = Field(default=0, ge=0)
-    judge: int = Field(default=0, ge=0)
 
 
 @value
@@ -146,6 +138,7 @@ class Row:
 class Suite:
     """One suite, or one point of its grid (`point` says which) on one pair of data sets of a transfer.
 
+    `finetune` are the schemes of the `profile`; with `per_method` a row's method may have recipes of its own.
     `data_name` and `target_name` are those of [sets], empty where the suite has one [data] and at most one [target].
     """
 
@@ -162,6 +155,8 @@ class Suite:
     threat: Threat
     labels: Mapping[str, Labels]
     pretrain: Mapping[str, Pretrain]
+    profile: str
+    per_method: bool
     finetune: Mapping[str, Scheme]
     rows: Sequence[Row]
     schemes: Sequence[str]
@@ -199,6 +194,8 @@ def resolved(suite: Suite) -> Table:
             }
             for key, part in suite.pretrain.items()
         },
+        "profile": suite.profile,
+        "per_method": suite.per_method,
         "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
         "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},
         "judge": plain(suite.judge),

@@ -19,7 +19,7 @@ from robustcl.models.value import merge, plain, read, value
 from robustcl.pretraining.coreset import Coreset
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.monitor import Monitor
-from robustcl.pretraining.optim import Cosine, Optimiser, Plan
+from robustcl.pretraining.optim import Cosine, Optimiser, Schedule
 from robustcl.pretraining.partial import Partial
 
 PACKAGE = "robustcl.pretraining.methods"
@@ -37,7 +37,7 @@ class Training:
     epochs: int = Field(default=100, ge=0)
     batch: int = Field(default=512, ge=2)
     optimiser: Optimiser = Optimiser()
-    schedule: Plan = Cosine()
+    schedule: Schedule = Cosine()
     precision: Literal["float32", "bfloat16"] = "float32"
     snapshots: tuple[PositiveInt, ...] = ()
     monitor: Monitor | None = None

@@ -203,6 +203,10 @@ class Automatic:
     rising: float = Field(default=0.75, ge=0, le=1)
     factor: float = Field(default=0.5, gt=0, lt=1)
 
+    def lr(self, base: float, epoch: int, iteration: int, iterations_per_epoch: int, epochs: int) -> float:
+        """The rate before there is a value; `after` says how it goes on."""
+        return base
+
     def after(self, values: Sequence[float], epochs: int) -> Pieces:
         """The schedule that follows from a value for each epoch so far; a last start of `len(values)` is a new one."""
         starts, factors, last, lowered = [0], [1.0], 0, False
@@ -220,5 +224,4 @@ class Automatic:
         return Pieces(starts=tuple(starts), factors=tuple(factors))
 
 
-Schedule = Cosine | Steps | Pieces | Constant
-Plan = Annotated[Schedule | Automatic, Field(discriminator="name")]
+Schedule = Annotated[Cosine | Steps | Pieces | Constant | Automatic, Field(discriminator="name")]

@@ -8,8 +8,8 @@ import torch
 
 from robustcl.bench.autoattack.reference import MEMBERS
 from robustcl.bench.data import datasets
+from robustcl.bench.profiles import PROFILES, schemes
 from robustcl.bench.runner import Job
-from robustcl.bench.schemes import schemes
 from robustcl.bench.store import Stage
 from robustcl.bench.tables import suites
 from robustcl.models.architecture import PACKAGE as ARCHITECTURES
@@ -65,7 +65,11 @@ def listing(kind: str | None) -> str:
     """
     kinds: Mapping[str, Any] = {
         "methods": lambda: {name: found.source for name, found in _methods().items()},
-        "schemes": lambda: {name: f"trains {s.trains} on {s.objective}" for name, s in schemes().items()},
+        "schemes": lambda: {
+            f"{name} ({profile})": f"{scheme.words}; {' and '.join(scheme.selection)} of {scheme.training.epochs} epochs"
+            for profile in PROFILES
+            for name, scheme in schemes(profile).items()
+        },
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": lambda: {
             "pgd-<steps>": "projected gradient descent, such as pgd-20",

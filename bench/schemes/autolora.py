@@ -87,7 +87,7 @@ class AutoLoRa(Scheme, Prepared, Surveying):
             for rows in torch.arange(len(images), device=images.pixels.device).split(PIECE):
                 answers = by_bypass(net, apply(self.weak, images.floats(rows), source))
                 right += (answers.argmax(1) == images.labels[rows]).sum()
-        net.beside["survey"].right.fill_(right / len(images))
+        natural(net).fill_(right / len(images))
 
     def before_step(self, net: Net, batch: Batch) -> None:
         pass
