@@ -65,11 +65,7 @@ def listing(kind: str | None) -> str:
     """
     kinds: Mapping[str, Any] = {
         "methods": lambda: {name: found.source for name, found in _methods().items()},
-        "schemes": lambda: {
-            f"{name} ({profile})": f"{scheme.words}; {' and '.join(scheme.selection)} of {scheme.training.epochs} epochs"
-            for profile in PROFILES
-            for name, scheme in schemes(profile).items()
-        },
+        "schemes": _schemes,
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": lambda: {
             "pgd-<steps>": "projected gradient descent, such as pgd-20",
@@ -88,6 +84,12 @@ def listing(kind: str | None) -> str:
         rows = [(name, text) for name, text in kinds[title]().items()]
         blocks.append("\n".join([title, *_aligned(rows)]))
     return "\n\n".join(blocks)
+
+
+def _schemes() -> dict[str, str]:
+    known = [(profile, name, scheme) for profile in PROFILES for name, scheme in schemes(profile).items()]
+    chosen = [f"{' and '.join(s.selection)} of {s.training.epochs} epochs" for _, _, s in known]
+    return {f"{n} ({p})": f"{s.words}; {told}" for (p, n, s), told in zip(known, chosen, strict=True)}
 
 
 def _methods() -> dict[str, type[Method]]:
