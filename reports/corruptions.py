@@ -1,6 +1,7 @@
 """The only owner of what is told of corruptions beside the tables: accuracy by corruption and severity, and CS-<n>."""
 
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
 
@@ -30,7 +31,7 @@ def by_severity(records: pd.DataFrame) -> pd.DataFrame:
     rows, cells = _numbered(records)
     shares = rows.groupby(["cell", "severity", "image"], sort=False)["right"].mean()
     found = [
-        [*key, len(of), float(of.mean()), *interval(of)]
+        [*cast("tuple[int, int]", key), len(of), float(of.mean()), *interval(of)]
         for key, of in shares.groupby(level=["cell", "severity"], sort=False)
     ]
     numbers = pd.DataFrame(found, columns=["cell", "severity", *_NUMBERS])
