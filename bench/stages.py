@@ -1,4 +1,4 @@
-"""The only owner of what each kind of stage does: pretrain, labels, finetune, evaluate, corrupt.
+"""The only owner of what each kind of stage does: pretrain, import, labels, finetune, evaluate, corrupt.
 
 A stage is executed from its part alone, so that nothing outside its key can change its numbers.
 """
@@ -18,9 +18,11 @@ from robustcl.bench import records
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
 from robustcl.bench.corruptions import corrupted
-from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.evaluate import Model, Trial, judge
+from robustcl.bench.imports import make_import, told_import
 from robustcl.bench.place import Place, outside, threat_of
 from robustcl.bench.provenance import provenance
+from robustcl.bench.references import again
 from robustcl.bench.schemes import Scheme
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
@@ -39,6 +41,7 @@ def execute(stage: Stage, place: Place, report: Report) -> None:
     """Make the stage unless the store has it."""
     kinds = {
         "pretrain": _pretrain,
+        "import": make_import,
         "labels": _labels,
         "finetune": _finetune,
         "evaluate": _evaluate,
@@ -130,10 +133,11 @@ def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
 
 
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    part = stage.part
+    part, images = stage.part, place.images(stage)
     source = place.parent(stage, "classifier", "classifier.safetensors")
-    assert source is not None
-    classifier = checkpoint.load_classifier(source).to(place.device)
+    classifier: Model = (
+        checkpoint.load_classifier(source).to(place.device) if source else again(stage, place.given, images).model
+    )
     threat = threat_of(stage)
     assert threat is not None
     trial = Trial(
@@ -143,7 +147,6 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "batches",
         report=report,
     )
-    images = place.images(stage)
     records.write(folder / "records.parquet", judge(classifier, images, trial))
     return {}
 
@@ -161,7 +164,9 @@ def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[s
 
 
 def told(stage: Stage, store: Store) -> list[str]:
-    """What people should know of a finished stage, in lines: of labels, how even the clusters are."""
+    """What people should know of a finished stage, in lines: how even clusters are, how an import was read."""
+    if stage.kind == "import":
+        return told_import(stage, store)
     if stage.kind != "labels":
         return []
     held = json.loads(store.file(stage, "balance.json").read_text())
