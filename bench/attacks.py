@@ -15,7 +15,7 @@ from robustcl.bench.forms import FORMS, known, parsed
 from robustcl.bench.judge import Attack as Attack
 from robustcl.bench.judge import Judge as Judge
 from robustcl.bench.pgd import PGD
-from robustcl.bench.transfer import Transfer
+from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.errors import UserError, nearest
 from robustcl.models.seeding import generator
 from robustcl.models.threat import Norm, Threat

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from robustcl.bench.autoattack.reference import APGD, FAB, VERSIONS, Square
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD
-from robustcl.bench.transfer import Transfer
+from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.errors import UserError, nearest, unknown
 from robustcl.models.value import read
 

@@ -1,85 +1,62 @@
-"""The only owner of transfer: adversarial images are made on a source model and judged on another."""
+"""The only owner of transfers: how [sets] and [transfer] of a suite become pairs of [data] and [target]."""
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
 
-from torch import nn
+from robustcl.bench.tables import TABLES, entries
+from robustcl.models.errors import UserError, nearest, unknown
+from robustcl.models.value import Table, read, value
 
-from robustcl.bench.judge import Attack, Counted, Judge, frozen
-from robustcl.bench.pgd import PGD
-from robustcl.models.checkpoint import fingerprint
-from robustcl.models.errors import UserError
-from robustcl.models.threat import Norm
-from robustcl.models.value import value
+Pair = tuple[str, str]
 
 
 @value
-class Transfer(Attack):
-    """`attack` on the `source` model, within the same threat; its worst point per image is judged on the target.
+class Transfer:
+    """Names below [sets]: pretrained on each `source`, finetuned and judged on each `target`; None is all of them."""
 
-    `source` is a model as for `evaluate`, raw images in and logits over the same labels out, or in a suite the name of
-    an encoder. A point that has only just left its class on the source transfers least, hence the last iterate.
+    source: tuple[str, ...] | None = None
+    target: tuple[str, ...] | None = None
+
+
+def transfers(table: Table, name: str) -> list[tuple[Pair, Table]]:
+    """The names of source and target of every transfer, with the suite's tables as if these two were all its data.
+
+    The target's name is empty where it is the source itself; both are where the suite has [data] and no [sets].
+    Errors: `UserError` for an unknown table or set, and for [sets] beside [data] or [target].
     """
+    _check_tables(table, name)
+    if "sets" not in table and "transfer" not in table:
+        return [(("", ""), table)]
+    sets = entries(table, name, "sets")
+    if "data" in table or "target" in table or not sets:
+        raise UserError(f"{name}: [sets] and [transfer] stand for [data] and [target], expected the one or the other")
+    chosen = read(Transfer, table.get("transfer", {}), f"{name}.transfer")
+    sources = _known(chosen.source, sets, f"{name}.transfer.source")
+    targets = _known(chosen.target, sets, f"{name}.transfer.target")
+    rest = {key: part for key, part in table.items() if key not in ("sets", "transfer")}
+    return [
+        ((source, "" if target == source else target), rest | _data(sets, source, target))
+        for source in sources
+        for target in targets
+    ]
 
-    version: ClassVar[int] = 1
 
-    source: Any
-    attack: Attack = PGD(steps=20, verdict="last")
+def _check_tables(table: Table, name: str) -> None:
+    for key in table:
+        if key not in TABLES:
+            raise UserError(f"{name}: unknown key '{key}', expected one of {', '.join(TABLES)}{nearest(key, TABLES)}")
+        if not isinstance(table[key], dict):
+            raise UserError(f"{name}.{key}: {table[key]!r} is wrong, expected a table [{key}]")
 
-    @property
-    def name(self) -> str:
-        named = f"{self.source}-" if isinstance(self.source, str) else ""
-        return f"transfer-{named}{self.attack.name}"
 
-    @property
-    def batch(self) -> int | None:
-        """The batch that the attack on the source is bound to, if any."""
-        found: int | None = getattr(self.attack, "batch", None)
-        return found
+def _known(names: Sequence[str] | None, sets: dict[str, Table], where: str) -> list[str]:
+    names = list(sets if names is None else names)
+    for one in names:
+        if one not in sets:
+            raise unknown(where, "set", one, sets)
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"{where}: {names} is wrong, expected at least one name, each once")
+    return names
 
-    @property
-    def source_identity(self) -> str:
-        """The name of an encoder of the suite, or the fingerprint of the source's weights.
 
-        Errors: `UserError` for a source that is a plain callable, which nothing tells from another.
-        """
-        if isinstance(self.source, str):
-            return self.source
-        if not isinstance(self.source, nn.Module):
-            raise UserError(f"transfer: source {self.source!r}, expected a torch module, whose weights tell it apart")
-        return fingerprint(self.source)
-
-    def cost(self, classes: int, norm: Norm = "linf") -> int:
-        return self.attack.cost(classes, norm) + 1
-
-    def run(self, judge: Judge) -> None:
-        if not isinstance(self.source, nn.Module):
-            raise UserError(f"transfer: source {self.source!r}, expected a torch module")
-        source = Counted(self.source)
-        with frozen(self.source):
-            for rows in judge.batches():
-                before = judge.model.passes
-                images = [judge.images[int(row)] for row in rows]
-                court = Judge(
-                    source,
-                    judge.x[rows],
-                    judge.y[rows],
-                    images,
-                    threat=judge.threat,
-                    seed=judge.seed,
-                    batch=len(rows),
-                    classes=judge.classes,
-                    keep_points=True,
-                )
-                self._check(source, court)
-                self.attack.run(court)
-                assert court.point is not None
-                judge.confirm(court.point, rows, court.step.clamp_min(0))
-                judge.passes[rows] += court.passes
-                judge.charge(judge.model.passes - before, rows)
-                judge.finish(rows)
-
-    def _check(self, source: Counted, court: Judge) -> None:
-        logits = source(court.x[:1])
-        if tuple(logits.shape) != (1, court.classes):
-            expected = (1, court.classes)
-            raise UserError(f"transfer: the source answers of shape {tuple(logits.shape)}, expected {expected}")
+def _data(sets: dict[str, Table], source: str, target: str) -> Table:
+    return {"data": sets[source]} | ({} if target == source else {"target": sets[target]})

@@ -15,7 +15,7 @@ from robustcl.bench.autoattack.reference import APGD, FAB, Square
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD
-from robustcl.bench.transfer import Transfer
+from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 from tests.bench.tiny import images_for, network

@@ -10,7 +10,7 @@ from robustcl.bench.autoattack.reference import APGD, FAB, Square
 from robustcl.bench.forms import FORMS, known, parsed, read_attack, read_judges
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD, fgsm
-from robustcl.bench.transfer import Transfer
+from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.errors import UserError
 from tests.bench.tiny import network, one_line
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from robustcl.bench.data import Digits, Npz
+from robustcl.bench.datasets.digits import Digits
+from robustcl.bench.datasets.npz import Npz
+from robustcl.bench.library import Library
 from robustcl.bench.plan import Plan, plan
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.schemes.labelled import Labelled
 from robustcl.bench.spec import read_suite
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.checkpoint import save_encoder
@@ -27,12 +29,13 @@ training = { epochs = 1 }
 
 [finetune.AFF]
 weak = "digits-weak"
+selection = ["last"]
 """
 SPLITS = Digits().load()
 
 
 def planned(folder: Path, *overrides: str, more: str = MORE) -> Plan:
-    return plan(read_suite(write_suite(folder, more=more), overrides), SPLITS)
+    return plan(read_suite(write_suite(folder, more=more), overrides), Library())
 
 
 def keys(made: Plan) -> dict[str, str]:
@@ -76,7 +79,7 @@ def test_a_change_moves_exactly_what_depends_on_it(tmp_path: Path, override: str
     assert moved(tmp_path, override) == expected
 
 
-@pytest.mark.parametrize(("kind", "expected"), [(Supervised, {"random", "at"}), (Scheme, set(ENCODERS))])
+@pytest.mark.parametrize(("kind", "expected"), [(Supervised, {"random", "at"}), (Labelled, set(ENCODERS))])
 def test_a_version_moves_what_it_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, expected: set[str]
 ) -> None:
@@ -100,7 +103,7 @@ def test_a_path_is_in_no_key(tmp_path: Path) -> None:
         np.savez(path, **arrays, **labels)  # type: ignore[arg-type]
         points = read_suite(write_suite(tmp_path), ["data.name='npz'", f"data.path='{path}'"])
         assert isinstance(points[0].data, Npz)
-        found.append(keys(plan(points, points[0].data.load())))
+        found.append(keys(plan(points, Library())))
     one, two, three = found
     assert one == two, "the path is in no key"
     assert {label for label, key in one.items() if three[label] != key} == {"evaluate random SLF", "evaluate at SLF"}
@@ -129,7 +132,7 @@ def test_a_grid_over_finetuning_gives_the_random_encoder_a_row_per_point(tmp_pat
     path = write_suite(tmp_path)
     path.write_text(path.read_text() + '\n[grid]\n"finetune.SLF.training.epochs" = [1, 2]\n')
     points = read_suite(path)
-    names = [cell["encoder"] for cell in plan(points, points[0].data.load()).cells if cell["scheme"] == "SLF"]
+    names = [cell["encoder"] for cell in plan(points, Library()).cells if cell["scheme"] == "SLF"]
     assert len(names) == len(set(names))
     assert {name for name in names if name.startswith("random")} == {"random (epochs=1)", "random (epochs=2)"}
 
@@ -240,7 +243,7 @@ def test_what_normalises_the_input_is_in_the_key_and_in_the_protocol(tmp_path: P
 
 
 def test_a_row_that_an_axis_touches_in_part_is_whole_at_every_point(tmp_path: Path) -> None:
-    grid = "\n[finetune.AFF]\nweak = 'digits-weak'\n[grid]\n'finetune.AFF.training.epochs' = [1, 2]\n"
+    grid = "\n[finetune.AFF]\nselection = ['last']\n[grid]\n'finetune.AFF.training.epochs' = [1, 2]\n"
     cells = planned(tmp_path, more=grid).cells
     found = sorted((cell["encoder"], cell["scheme"]) for cell in cells if cell["encoder"].startswith("at"))
     assert found == [(f"at (epochs={n})", scheme) for n in (1, 2) for scheme in ("AFF", "SLF")]
@@ -297,8 +300,9 @@ def test_a_snapshot_is_told_apart_and_moves_no_other_row(tmp_path: Path) -> None
     assert early.part == {**last.part, "snapshot": 1}
     assert early.parents["encoder"].key == last.parents["encoder"].key
     protocols = {cell["encoder"]: cell["protocol"] for cell in both.cells}
-    assert protocols["student"] == "route normal, SLF 1 epochs, last epoch"
-    assert protocols["student@1"] == "route normal, pretraining's epoch 1, SLF 1 epochs, last epoch"
+    said = "profile paper_advcl, SLF 1 epochs, last epoch, 1437 training images"
+    assert protocols["student"] == f"route normal, {said}"
+    assert protocols["student@1"] == f"route normal, pretraining's epoch 1, {said}"
 
 
 def save_data(path: Path, side: int = 8, channels: int = 0, n: int = 40) -> Path:
@@ -314,7 +318,7 @@ def test_a_target_is_what_is_finetuned_and_judged_on(tmp_path: Path) -> None:
     points = read_suite(write_suite(tmp_path), ["target.name=npz", f"target.path='{path}'"])
     assert points[0].target is not None
     target = points[0].target.load()
-    made, own = plan(points, SPLITS, target), planned(tmp_path, more="")
+    made, own = plan(points, Library()), planned(tmp_path, more="")
     here, there = keys(made), keys(own)
     assert {label for label in here if here[label] != there[label]} == {
         f"{verb} {name} SLF" for verb in ("finetune", "evaluate") for name in ("random", "at")
@@ -331,7 +335,7 @@ def test_a_target_is_what_is_finetuned_and_judged_on(tmp_path: Path) -> None:
 def test_a_table_says_where_it_judges_on_held_out_training_images(tmp_path: Path) -> None:
     data = f"data={{name='npz', path='{save_data(tmp_path / 'four.npz')}', holdout=5}}"
     points = read_suite(write_suite(tmp_path), [data, "judge.images=8"])
-    assert {cell["data"] for cell in plan(points, points[0].data.load()).cells} == {"four (held-out training images)"}
+    assert {cell["data"] for cell in plan(points, Library()).cells} == {"four (held-out training images)"}
 
 
 @pytest.mark.parametrize(
@@ -346,7 +350,7 @@ def test_a_target_of_another_shape_is_one_line(tmp_path: Path, side: int, channe
     points = read_suite(write_suite(tmp_path), ["target.name=npz", f"target.path='{path}'"])
     assert points[0].target is not None
     with pytest.raises(UserError) as caught:
-        plan(points, SPLITS, points[0].target.load())
+        plan(points, Library())
     assert one_line(caught.value) == says
 
 

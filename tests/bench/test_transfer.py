@@ -1,114 +1,131 @@
-"""Transfer: made on one model, judged on another."""
+"""Transfers: one suite over several data sets, its cells, its stages, and what is refused."""
 
-import copy
+from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from robustcl.bench.attacks import identity, judges
-from robustcl.bench.autoattack.reference import Square
-from robustcl.bench.evaluate import Trial, judge
-from robustcl.bench.pgd import PGD, fgsm
-from robustcl.bench.transfer import Transfer
+from robustcl.bench.executors import run_stages
+from robustcl.bench.library import Library
+from robustcl.bench.place import Place
+from robustcl.bench.plan import plan
+from robustcl.bench.runner import make, prepare
+from robustcl.bench.spec import read_suite
+from robustcl.bench.store import Store
 from robustcl.models.errors import UserError
-from robustcl.models.threat import Threat
-from tests.bench.tiny import images_for, network, one_line
+from robustcl.reports.frame import summary
+from robustcl.reports.report import report
+from tests.bench.tiny import TINY, Quiet, one_line, write_suite
 
-THREAT = Threat("1/20")
-
-
-def records(model: Any, attack: Any, images: Any, **more: Any) -> pd.DataFrame:
-    found = judge(model, images, Trial(threat=THREAT, judges={"one": [attack]}, **more))
-    return found[found["judge"] == "one"].reset_index(drop=True)
+SUITE = TINY.replace('[data]\nname = "digits"\n', "").replace("images = 40", "images = 12")
 
 
-def near(model: nn.Sequential) -> nn.Sequential:
-    """A model whose weights are near, as of another seed of the same training."""
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for number, p in enumerate(other.parameters()):
-            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number)))
-    return other
+def save(path: Path, classes: int, seed: int, side: int = 8) -> Path:
+    draw = np.random.default_rng(seed)
+    arrays: dict[str, Any] = {}
+    for split, n in (("train", 48), ("test", 16)):
+        labels = np.arange(n) % classes
+        noise = draw.integers(0, 60, (n, side, side))
+        arrays[f"{split}_images"] = (noise + 180 * labels[:, None, None] // classes).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels
+    np.savez(path, **arrays)
+    return path
 
 
-def test_from_a_model_to_itself_it_is_the_attack() -> None:
-    model = network()
-    images = images_for(model, 30, wrong=0)
-    for attack in (fgsm(), PGD(steps=6, verdict="last"), Square(queries=50, batch=8)):
-        own, moved = records(model, attack, images), records(model, Transfer(source=model, attack=attack), images)
-        assert moved["right"].tolist() == own["right"].tolist()
-        assert moved["answer"].tolist() == own["answer"].tolist()
-        assert 0 < moved["right"].sum() < 30
-
-
-def test_from_another_model_it_is_that_models_gradient() -> None:
-    model = network()
-    source = near(model)
-    images = images_for(model, 40, wrong=0)
-    found = records(model, Transfer(source=source, attack=fgsm()), images)
-    x = images.pixels.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(source(x), images.labels), x)
-    moved = (images.pixels + 0.05 * gradient.sign()).clamp(0, 1)
-    assert found["answer"].tolist() == model(moved).argmax(1).tolist()
-    assert 0 < found["right"].sum() < 40
-    assert records(model, fgsm(), images)["right"].sum() < found["right"].sum(), "its own gradient is better"
-
-
-def test_the_source_stays_as_it_was_and_its_passes_are_counted() -> None:
-    model = network()
-    source = nn.Sequential(nn.Dropout(0.3), near(model)).train()
-    images = images_for(model, 10, wrong=0)
-    attack = Transfer(source=source, attack=PGD(steps=4, verdict="last"))
-    found = records(model, attack, images)
-    assert source.training
-    assert all(p.requires_grad and p.grad is None for p in source.parameters())
-    assert set(found["passes"]) == {10} == {attack.cost(10)}, "4 steps of 2 and a verdict there, a verdict here"
-    pd.testing.assert_frame_equal(found, records(model, attack, images))
-
-
-def test_batches_do_not_matter() -> None:
-    model = network()
-    images, attack = images_for(model, 20), Transfer(source=near(model), attack=PGD(steps=4, verdict="last"))
-    exact = ["image", "answer", "right", "step", "passes"]
-    pd.testing.assert_frame_equal(records(model, attack, images)[exact], records(model, attack, images, batch=3)[exact])
-
-
-def test_identity_is_the_sources_weights_and_the_attack() -> None:
-    model = network()
-    asked = [
-        Transfer(source=near(model), attack=fgsm()),
-        Transfer(source=model, attack=fgsm()),
-        Transfer(source=model, attack=PGD(steps=3)),
-        Transfer(source="simclr", attack=fgsm()),
+def written(folder: Path, more: str = "", sides: tuple[int, int] = (8, 8)) -> Path:
+    """A suite over the sets `a` (4 classes) and `b` (5 classes)."""
+    sets = [
+        f'[sets.{name}]\nname = "npz"\npath = "{save(folder / f"{name}.npz", classes, classes, side)}"\n'
+        for name, classes, side in zip("ab", (4, 5), sides, strict=True)
     ]
-    found = [str(identity(attack)) for attack in asked]
-    assert len(set(found)) == 4
-    assert str(identity(Transfer(source=copy.deepcopy(model), attack=fgsm()))) == found[1]
-    assert [attack.name for attack in asked[1:]] == ["transfer-fgsm", "transfer-pgd-3", "transfer-simclr-fgsm"]
-    assert list(judges([asked[0]], 10, 8)) == ["transfer-fgsm"]
+    path = folder / "both.toml"
+    path.write_text(SUITE + "\n".join(sets) + more)
+    return path
 
 
-def plain(x: Tensor) -> Tensor:
-    return x.flatten(1)[:, :10]
+def test_every_source_is_finetuned_and_judged_on_every_target(tmp_path: Path) -> None:
+    made = plan(read_suite(written(tmp_path)), Library())
+    cells = {(cell["data"], cell["encoder"]): cell["classes"] for cell in made.cells}
+    pairs = {"a": 4, "a -> b": 5, "b -> a": 4, "b": 5}
+    assert cells == {(pair, name): classes for pair, classes in pairs.items() for name in ("random", "at")}
+    # One encoder a source, whatever it is judged on; random and at, finetuned and judged on each pair.
+    kinds = [stage.kind for stage in made.stages]
+    assert (kinds.count("pretrain"), kinds.count("finetune"), kinds.count("evaluate")) == (4, 8, 8)
+
+
+def test_a_transfer_chooses_its_sources_and_targets(tmp_path: Path) -> None:
+    more = '\n[transfer]\nsource = ["a"]\ntarget = ["b", "a"]\n'
+    made = plan(read_suite(written(tmp_path, more)), Library())
+    assert list(dict.fromkeys(cell["data"] for cell in made.cells)) == ["a -> b", "a"]
+
+
+def test_a_grid_over_a_transfer_keeps_each_data_set_apart(tmp_path: Path) -> None:
+    more = '\n[transfer]\nsource = ["a"]\n\n[grid]\n"pretrain.at.ascent.steps" = [1, 2]\n'
+    made = plan(read_suite(written(tmp_path, more)), Library())
+    names = ["random", "at (steps=1)", "at (steps=2)"]
+    assert [(cell["data"], cell["encoder"]) for cell in made.cells] == [
+        (data, name) for data in ("a", "a -> b") for name in names
+    ]
+
+
+def test_a_transfer_runs_to_a_matrix(tmp_path: Path) -> None:
+    job = prepare(written(tmp_path), runs=tmp_path / "runs")
+    make(job, Quiet(), workers=1)
+    made = report(tmp_path / "runs")
+    matrix = (made.folder / "transfer.md").read_text()
+    assert {path.name for path in made.paths} >= {"transfer.md", "transfer.csv"}
+    assert {path.name for path in made.paths if ".png" in path.name} == {
+        f"clean-against-robust-{pair}-linf-1_10.png" for pair in ("a", "b", "a-to-b", "b-to-a")
+    }
+    lines = [line for line in matrix.splitlines() if line.startswith("| at")]
+    assert [line.split("|")[2].strip() for line in lines][:2] == ["a", "b"]
+    assert "SLF -> a" in matrix
+    assert "SLF -> b" in matrix
+    from robustcl.reports.frame import frame
+
+    held = summary(frame(tmp_path / "runs"))
+    one = held[(held["encoder"] == "at") & (held["data"] == "a -> b") & (held["judge"] == "clean")].iloc[0]
+    assert f"{100 * one['accuracy']:.1f} [" in lines[0].split("|")[4]
+
+
+def test_a_worker_finds_the_images_of_every_set(tmp_path: Path) -> None:
+    points = read_suite(written(tmp_path))
+    library = Library()
+    made = plan(points, library)
+    place = Place(store=Store(tmp_path / "runs"), library=library, files=made.files)
+    run_stages(made.stages, place, 2, made.cost, Quiet())
+    assert all(place.store.has(stage) for stage in made.stages)
+
+
+def test_sets_stand_for_the_data_of_the_suite_that_is_extended(tmp_path: Path) -> None:
+    write_suite(tmp_path, "base")
+    path = written(tmp_path)
+    sets = path.read_text().partition("[sets.a]")
+    path.write_text('extends = "./base.toml"\n\n' + "".join(sets[1:]))
+    assert len(read_suite(path)) == 4
 
 
 @pytest.mark.parametrize(
-    ("source", "says"),
+    ("more", "sides", "says"),
     [
-        (plain, "expected a torch module"),
-        ("simclr", "transfer: source 'simclr', expected a torch module"),
-        (network(classes=7), "the source answers of shape (1, 7), expected (1, 10)"),
-        (network().to(torch.float64), "parameters of type torch.float64"),
+        ('[transfer]\nsource = ["c"]\n', (8, 8), "both.transfer.source: unknown set 'c', expected one of a, b"),
+        (
+            "[transfer]\ntarget = []\n",
+            (8, 8),
+            "both.transfer.target: [] is wrong, expected at least one name, each once",
+        ),
+        ("[transfer]\ntargets = []\n", (8, 8), "both.transfer: unknown key 'targets'"),
+        ('[data]\nname = "digits"\n', (8, 8), "both: [sets] and [transfer] stand for [data] and [target]"),
+        ("", (8, 9), "both.sets.b: images of shape (1, 9, 9), expected (1, 8, 8) as in [sets.a]; set size = 8"),
+        (
+            '[grid]\n"sets.a.path" = ["x"]\n',
+            (8, 8),
+            "both.grid.sets.a.path: data is not an axis, expected several data",
+        ),
     ],
 )
-def test_sources_that_cannot_be_used_are_one_line(source: Any, says: str) -> None:
-    model = network()
+def test_what_a_transfer_refuses(tmp_path: Path, more: str, sides: tuple[int, int], says: str) -> None:
     with pytest.raises(UserError) as caught:
-        records(model, Transfer(source=source), images_for(model))
-    assert says in one_line(caught.value)
-    if source is plain:
-        with pytest.raises(UserError, match="whose weights tell it apart"):
-            identity(Transfer(source=source))
+        plan(read_suite(written(tmp_path, more, sides)), Library())
+    assert one_line(caught.value).startswith(says)
