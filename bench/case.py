@@ -66,7 +66,7 @@ class Case:
         """The most passes that each stage can take."""
         sizes = [len(self.images)] if not self.budget else [len(part) for part in blocks(self.images, self.batch)]
         classes = self.images.classes
-        return {s.key: most(self.judges, classes, n) for s, n in zip(self.stages, sizes, strict=True)}
+        return {s.key: most(self.judges, classes, n, self.threat.norm) for s, n in zip(self.stages, sizes, strict=True)}
 
 
 def cell(case: Case, stage: Stage, told: str = "", *, headline: bool = True) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
+from robustcl.bench.forms import read_judges
 from robustcl.bench.profiles import DEFAULT, read_scheme, schemes
 from robustcl.bench.scheme import Scheme
 from robustcl.bench.seeds import Seeds, combinations
@@ -29,6 +30,7 @@ from robustcl.bench.suite import (
 )
 from robustcl.bench.tables import alike, entries, find_suite, grid, merged, override
 from robustcl.bench.transfer import transfers
+from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.architecture import read_architecture
 from robustcl.models.errors import UserError, nearest, unknown
 from robustcl.models.plugin import find
@@ -82,6 +84,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     }
     profile, per_method, finetune = _finetune(table, name)
     rows, shown = _shown(table.get("table", {}), f"{name}.table", whole, pretrain, finetune)
+    judging = read(Judging, table.get("judge", {}), f"{name}.judge")
     suite = Suite(
         name=name,
         head=head,
@@ -103,7 +106,8 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         references=_references(table, name, pretrain),
         rows=rows,
         schemes=shown,
-        judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
+        judge=judging,
+        attacks=read_judges(judging.attacks, f"{name}.judge.attacks", judging.batch),
         seeds=seeds,
         table=table,
     )
@@ -263,6 +267,8 @@ def _check_names(suite: Suite) -> None:
     ]
     sources = [(f"labels.{key}.encoder", labels.source) for key, labels in suite.labels.items()]
     asked += [(where, source.encoder) for where, source in sources if isinstance(source, Own)]
+    attacks = [(f"judge.attacks.{key}.encoder", attack) for key, found in suite.attacks.items() for attack in found]
+    asked += [(where, attack.source) for where, attack in attacks if isinstance(attack, Transfer)]
     for where, name in asked:
         if name not in known:
             raise unknown(f"{suite.name}.{where}", "encoder", name, known)

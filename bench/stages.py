@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from robustcl.bench import finetuning, records
 from robustcl.bench.attacks import from_identity
 from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.bench.imports import make_import, told_import
+from robustcl.bench.jury import sources_of
 from robustcl.bench.place import Place, Report, outside, threat_of
 from robustcl.bench.provenance import provenance
 from robustcl.bench.references import again
@@ -108,19 +111,26 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
 
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
     part, images = stage.part, place.images(stage)
-    source = place.parent(stage, "classifier", finetuning.weights(part.get("selection", "last")))
+    weights = finetuning.weights(part.get("selection", "last"))
+    source, smaller = place.parent(stage, "classifier", weights), place.parent(stage, "smaller", "records.parquet")
     classifier: Model = (
         checkpoint.load_classifier(source).to(place.device) if source else again(stage, place.given, images).model
     )
+    sources = {
+        name: checkpoint.load_classifier(place.store.file(parent, weights)).to(place.device)
+        for name, parent in sources_of(stage).items()
+    }
     threat = threat_of(stage)
     assert threat is not None
     trial = Trial(
         threat=threat,
         judges={
-            name: [from_identity(held, stage.label, {}) for held in attacks] for name, attacks in part["judges"].items()
+            name: [from_identity(held, stage.label, sources) for held in attacks]
+            for name, attacks in part["judges"].items()
         },
         seed=part["seed"],
         keep=folder / "progress" / "batches",
+        known=pq.read_table(smaller).to_pandas() if smaller else None,
         report=report,
     )
     records.write(folder / "records.parquet", judge(classifier, images, trial))
