@@ -157,7 +157,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
     """Make what a job lacks and print its table, or only its plan."""
-    from robustcl.bench.runner import make
+    from robustcl.bench.runner import claim, make
     from robustcl.console import Display
     from robustcl.outline import estimate, outline
     from robustcl.reports.report import report
@@ -165,6 +165,7 @@ def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
     if dry_run:
         typer.echo(outline(job))
         return
+    claim(job)
     if job.missing:
         typer.echo(estimate(job), err=True)
     with Display(job.plan.cost, job.missing, job.place.store) as display:

@@ -89,11 +89,12 @@ def test_an_official_file_is_judged_on_every_route_that_is_asked_for(tmp_path: P
     for branch, route in enumerate(("normal", "pgd", "pgd_ce")):
         torch.testing.assert_close(held(x, route), net.features(x, branch), atol=1e-5, rtol=1e-5)
         row = "theirs" if route == "pgd" else f"theirs@{route}"
-        judged = load_classifier(store.file(stages[f"finetune {row} SLF"], "classifier.safetensors")).encoder
+        judged = load_classifier(store.file(stages[f"finetune {row} SLF"], "classifier-best_val.safetensors")).encoder
         assert torch.equal(judged(x), held(x, route))
     protocols = {cell["encoder"]: cell["protocol"] for cell in job.plan.cells}
     assert protocols["theirs@normal"] == (
-        "route normal, SLF 1 epochs, last epoch, imported from layout advcl, input raw, external data"
+        "route normal, profile paper_advcl, SLF 1 epochs, best epoch on 20 held-out training images, "
+        "180 training images, imported from layout advcl, input raw, external data"
     )
     assert {cell["encoder"]: cell["method"] for cell in job.plan.cells}["theirs"] == "import"
     lines = told(stages["import theirs"], store)
@@ -221,4 +222,4 @@ rows = ["student"]
     like = ("encoder={ name = 'resnet', width = 4 }", "encoder.mean=[0.485, 0.456, 0.406]")
     cells = planned(path, *like, "encoder.std=[0.229, 0.224, 0.225]").cells
     student = next(cell for cell in cells if cell["encoder"] == "student")
-    assert student["protocol"].endswith("input normalised, external data")
+    assert student["protocol"].endswith("std 0.229 0.224 0.225), external data")
