@@ -14,7 +14,8 @@ from robustcl.models.convert import import_encoder
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.value import plain
-from tests.models.official import CASES, Net, acl, advcl, alive, deacl, rocl, torchvision, under
+from robustcl.models.vision import torchvision as library
+from tests.models.official import CASES, IMAGENET, Net, acl, advcl, alive, deacl, rocl, torchvision, under
 
 
 def saved(path: Path, file: Any) -> Path:
@@ -186,3 +187,22 @@ def test_a_random_network_under_other_names_is_refused(tmp_path: Path) -> None:
     tensors = {f"trunk.{name.replace('layer', 'block')}": tensor for name, tensor in under("", Net()).items()}
     with pytest.raises(UserError, match="of no known layout"):
         import_encoder(saved(tmp_path / "x.pth", tensors))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_network_of_torchvision_itself_answers_the_same(name: str, tmp_path: Path) -> None:
+    net = alive(library().models.get_model(name, weights=None))
+    encoder, report = import_encoder(saved(tmp_path / "x.pth", net.state_dict()))
+    net.fc = torch.nn.Identity()
+    mean, std = (torch.tensor(part)[None, :, None, None] for part in IMAGENET)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images()), net((images() - mean) / std), atol=1e-4, rtol=1e-5)
+    assert (report.layout, report.alike, report.classes) == ("torchvision", ("timm", "solo_learn"), 1000)
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    net, file = rocl()
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in file["model"].items()}
+    encoder, _ = import_encoder(saved(tmp_path / "x.pth", half))
+    assert {tensor.dtype for tensor in encoder.parameters()} == {torch.float32}
+    torch.testing.assert_close(encoder(images()), net.features(images()), atol=0.05, rtol=0.05)
