@@ -9,6 +9,7 @@ from robustcl.bench.encoders import Encoders, training_cost
 from robustcl.bench.files import Files
 from robustcl.bench.library import Library
 from robustcl.bench.official import Official
+from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import RANDOM, Row, Suite
@@ -38,9 +39,13 @@ class Draft:
         self.cost = self.encoders.cost
 
     def cells(self) -> Iterator[Cell]:
-        """One cell per encoder, scheme and radius."""
+        """One cell per encoder, scheme and radius, those of references first."""
         suite = self.suite
         sweep = [Threat(eps, norm=suite.threat.norm) for eps in suite.judge.sweep.eps if eps != suite.threat.eps]
+        for cell, stage, passes in references(suite, self.test, data_name(suite), self.files.given):
+            self.ends.append(stage)
+            self.cost[stage.key] = passes
+            yield cell
         for row in [Row(entry=RANDOM), *suite.rows]:
             for scheme in suite.schemes:
                 classifier = self._finetune(row, scheme)
@@ -128,13 +133,13 @@ class Draft:
 
 def data_name(suite: Suite) -> str:
     """The data of a suite for people: `c10`, or `c10 -> stl10` where it is judged on other data than pretrained on."""
-    names = [suite.data_name or _name(suite.data)]
+    names = [suite.data_name or set_name(suite.data)]
     if suite.target:
-        names.append(suite.target_name or _name(suite.target))
+        names.append(suite.target_name or set_name(suite.target))
     return " -> ".join(names)
 
 
-def _name(data: DataSet) -> str:
+def set_name(data: DataSet) -> str:
     """A data set for people: what it is, and of somebody's own files the stem of their path."""
     path = None if isinstance(data, Official) else getattr(data, "path", None)
     name = (path.stem if path else "") or name_of(data)

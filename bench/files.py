@@ -17,6 +17,7 @@ class Files:
         self.known: dict[str, Path] = {}
         self.hashes: dict[Path, str] = {}
         self.made: dict[str, Any] = {}
+        self.given: dict[str, dict[str, Any]] = {}  # where given classifiers come from, by their weights
 
     def sha256(self, path: Path, where: str) -> str:
         """The hash of the file's content. Errors: `UserError` where there is no such file."""

@@ -14,6 +14,7 @@ from robustcl.bench.suite import (
     Judging,
     LabelFile,
     Labels,
+    Outside,
     Own,
     Pretrain,
     Row,
@@ -38,22 +39,26 @@ from robustcl.pretraining.pseudo_labels import ClusterFit
 Constants = tuple[tuple[float, ...] | None, tuple[float, ...] | None]
 
 
-def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> list[Suite]:
+def read_suite(name: str | Path, overrides: Sequence[str] = (), table: Table | None = None) -> list[Suite]:
     """The points of a suite: one, or one per combination of its grid. `overrides` are texts `path.to.key=value`.
+
+    With a `table` these are the suite's tables, and no file is read.
 
     Errors: `UserError` for an unknown suite, a file that is not TOML, an unknown key or name, or a wrong type.
     """
-    path = find_suite(name)
-    table, text = merged(path)
+    text = ""
+    if table is None:
+        path = find_suite(name)
+        name, (table, text) = path.stem, merged(path)
     for given in overrides:
         override(table, given)
     if "extends" in table:
         raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
     return [
-        _suite(path.stem, head, point, part, pair)
-        for point, whole in grid(table, path.stem)
-        for pair, part in transfers(whole, path.stem)
+        _suite(str(name), head, point, part, pair)
+        for point, whole in grid(table, str(name))
+        for pair, part in transfers(whole, str(name))
     ]
 
 
@@ -94,6 +99,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         pretrain=pretrain,
         imports=imports,
         finetune=finetune,
+        references=_references(table, name, pretrain),
         rows=rows,
         schemes=schemes,
         judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
@@ -171,6 +177,17 @@ def _labels(table: Table, where: str) -> Labels:
     source = read(kind, {key: entry for key, entry in table.items() if key not in clusters}, where)
     fields = {key: entry for key, entry in table.items() if key in clusters}
     return Labels(source=source, fit=None if kind is LabelFile else read(ClusterFit, fields, where))
+
+
+def _references(table: Table, name: str, pretrain: Collection[str]) -> dict[str, Outside]:
+    """The entries of [reference]: classifiers from outside, judged as they are."""
+    found = {
+        key: read(Outside, part, f"{name}.reference.{key}") for key, part in entries(table, name, "reference").items()
+    }
+    for key in found:
+        if key in (RANDOM, *pretrain):
+            raise UserError(f"{name}.reference.{key}: this name is taken by an encoder, expected another one")
+    return found
 
 
 def _shown(

@@ -18,10 +18,11 @@ from robustcl.bench import records
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
 from robustcl.bench.corruptions import corrupted
-from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.bench.imports import make_import, told_import
 from robustcl.bench.place import Place, outside, threat_of
 from robustcl.bench.provenance import provenance
+from robustcl.bench.references import again
 from robustcl.bench.schemes import Scheme
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
@@ -132,10 +133,11 @@ def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
 
 
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    part = stage.part
+    part, images = stage.part, place.images(stage)
     source = place.parent(stage, "classifier", "classifier.safetensors")
-    assert source is not None
-    classifier = checkpoint.load_classifier(source).to(place.device)
+    classifier: Model = (
+        checkpoint.load_classifier(source).to(place.device) if source else again(stage, place.given, images).model
+    )
     threat = threat_of(stage)
     assert threat is not None
     trial = Trial(
@@ -145,7 +147,6 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "batches",
         report=report,
     )
-    images = place.images(stage)
     records.write(folder / "records.parquet", judge(classifier, images, trial))
     return {}
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
@@ -145,6 +145,32 @@ class Labels:
 
 
 @value
+class Outside:
+    """A classifier from outside, judged as it is: a `factory` (see `foreign`; this runs its code), or a model of
+    RobustBench's zoo, whose files lie in the folder `models` (see `zoo`)."""
+
+    factory: str | None = None
+    robustbench: str | None = None
+    models: Path | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Outside":
+        if (self.factory is None) == (self.robustbench is None):
+            raise ValueError('expected either factory = "file.py:function" or robustbench = "<name>"')
+        return self
+
+    @property
+    def target(self) -> str:
+        """As `robustcl evaluate` is told."""
+        return self.factory if self.factory is not None else f"robustbench:{self.robustbench}"
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the zoo, absolute."""
+        return None if self.models is None else str(self.models.expanduser().resolve())
+
+
+@value
 class Shown:
     """The encoders and schemes of the table, in its order; None is all.
 
@@ -193,6 +219,7 @@ class Suite:
     pretrain: Mapping[str, Pretrain]
     imports: Mapping[str, Imported]
     finetune: Mapping[str, Scheme]
+    references: Mapping[str, Outside]
     rows: Sequence[Row]
     schemes: Sequence[str]
     judge: Judging
@@ -221,6 +248,7 @@ def resolved(suite: Suite) -> Table:
         "pretrain": {key: _trained(part) for key, part in suite.pretrain.items()}
         | {key: plain(part) for key, part in suite.imports.items()},
         "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
+        **({"reference": {key: plain(part) for key, part in suite.references.items()}} if suite.references else {}),
         "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},
         "judge": plain(suite.judge),
         "seeds": plain(suite.seeds),

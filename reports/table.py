@@ -11,6 +11,7 @@ from robustcl.reports.frame import CLEAN, CORRUPTIONS, summary
 
 CHANCE, RANDOM, MISSING = "chance", "random", "-"
 REFERENCE = f"{CHANCE} (reference)"
+GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
 _GROUP = ["suite", "data", "norm", "eps"]
 
 
@@ -37,6 +38,16 @@ class Table:
         shown = {cell: percent(*of) for cell, of in zip(cells, values, strict=True)}
         every = ((row, scheme, judge) for row in self.rows for scheme in self.schemes for judge in self.judges)
         return {key: shown.get(key, MISSING) for key in every}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The (scheme, row) pairs in the order in which they are shown below each other.
+
+        A classifier that was given stands under its own heading alone, and no encoder is finetuned there.
+        """
+        held = set(zip(self.numbers["scheme"], self.numbers["row"], strict=True))
+        given = {row for scheme, row in held if scheme == GIVEN and row != REFERENCE}
+        every = [(scheme, row) for scheme in self.schemes for row in self.rows]
+        return [(scheme, row) for scheme, row in every if row == REFERENCE or (row in given) == (scheme == GIVEN)]
 
 
 def tables(records: pd.DataFrame) -> list[Table]:
