@@ -184,7 +184,8 @@ def recognise(names: Collection[str], kernel: int, stored: Constants | None, whe
 
 
 def _near(one: Constants, other: Constants) -> bool:
-    return all(abs(a - b) < 1e-4 for a, b in zip(sum(one, ()), sum(other, ()), strict=True))
+    pairs = [*zip(one[0], other[0], strict=False), *zip(one[1], other[1], strict=False)]
+    return all(abs(a - b) < 1e-4 for a, b in pairs)
 
 
 def _names(layouts: Collection[Layout]) -> str:

@@ -140,7 +140,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"layer2__0__bn2__bn_list__1__running_var": None},
         r"matched 219/220 .* 1 missing \(first: body.stages.1.0.bn2.branches.pgd.running_var\)",
     ),
-    "one unknown": ({"layer5__weight": torch.zeros(2)}, r"1 are of no known name \(first: layer5.weight\)"),
+    "one unknown": (
+        {"layer5__weight": torch.zeros(2)},
+        r"1 are of no known name or there twice \(first: layer5.weight\)",
+    ),
+    "one twice": (
+        {"layer2__0__shortcut__conv__weight": torch.zeros(8, 4, 1, 1)},
+        r"1 are of no known name or there twice \(first: layer2.0.shortcut.conv.weight\)",
+    ),
+    "half of the constants": ({"normalize__std": None}, "normalize.mean alone, expected mean and std"),
     "one that the network has not": ({"conv1__bias": torch.zeros(4)}, r"1 left over \(first: body.stem.0.bias\)"),
     "another shape": ({"layer1__0__conv1__weight": torch.zeros(5, 4, 3, 3)}, "1 of another shape"),
     "a block too many": ({"layer1__2__conv1__weight": torch.zeros(4, 4, 3, 3)}, r"stages of \(3, 2, 2, 2\) basic"),
