@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from robustcl.api import pretrain as pretrain
     from robustcl.api import run as run
     from robustcl.bench.attacks import Attack as Attack
-    from robustcl.bench.schemes import Scheme as Scheme
+    from robustcl.bench.scheme import Scheme as Scheme
     from robustcl.models.encoder import Encoder as Encoder
     from robustcl.models.errors import UserError as UserError
     from robustcl.models.threat import Threat as Threat
@@ -37,7 +37,7 @@ _PLACES = {
     "import_encoder": "api",
     "Threat": "models.threat",
     "Method": "pretraining.method",
-    "Scheme": "bench.schemes",
+    "Scheme": "bench.scheme",
     "Attack": "bench.attacks",
     "Encoder": "models.encoder",
     "UserError": "models.errors",

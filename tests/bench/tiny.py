@@ -34,6 +34,7 @@ training = { epochs = 1, batch = 256 }
 
 [finetune.SLF]
 weak = "digits-weak"
+selection = ["last"]
 training = { epochs = 1, batch = 256 }
 
 [judge]
