@@ -77,6 +77,13 @@ class Layout:
         """Whether names of tensors, DataParallel's `module.` apart, are those of this layout."""
         return any(all(_stands(sign, names) for sign in signs) for signs in self.signs)
 
+    @property
+    def said(self) -> str:
+        """What it is, for people."""
+        given = "raw images" if self.constants == RAW else f"images normalised by mean {self.constants[0]}"
+        given = "images normalised by what the file holds" if self.stores else given
+        return f"routes {', '.join(self.routes)}; 3x3 stem padded by {2 if self.stem == '3x3-pad2' else 1}; {given}"
+
     def rules(self, kernel: int) -> tuple[Stem, Constants] | None:
         """The stem and the constants where the first convolution is so large; None where it never is."""
         if kernel == 7:

@@ -131,7 +131,9 @@ def report(
 
 @app.command()
 def ls(
-    kind: Annotated[str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, suites.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, layouts, suites.")
+    ] = None,
 ) -> None:
     """List what there is."""
     from robustcl.outline import listing

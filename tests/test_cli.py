@@ -273,6 +273,12 @@ def test_ctrl_c_keeps_what_is_finished(call: Call, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_layouts_are_listed_with_their_rules(call: Call) -> None:
+    lines = dict(line.split(maxsplit=1) for line in call("ls", "layouts").out.splitlines()[1:])
+    assert lines["advcl"] == "routes normal, pgd, pgd_ce; 3x3 stem padded by 1; raw images"
+    assert lines["deacl"] == "routes normal; 3x3 stem padded by 2; images normalised by what the file holds"
+
+
 def test_evaluate_an_encoder_of_another_project(call: Call, tmp_path: Path) -> None:
     data = save_images(tmp_path / "patterns.npz")
     torch.save(under("", alive(Net())), tmp_path / "theirs.pth")  # plain names and a small stem: of several projects
