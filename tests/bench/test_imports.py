@@ -204,6 +204,37 @@ def test_an_encoder_that_knows_nothing_is_refused_unless_asked_otherwise(tmp_pat
     assert told(stage, job.place.store)[-1] == "not probed"
 
 
+GROUPS = """
+[labels.groups]
+encoder = "theirs"
+route = "{route}"
+k = [4]
+
+[pretrain.advcl]
+method = "advcl"
+labels = "groups"
+training = {{ epochs = 1 }}
+
+[table]
+rows = ["advcl"]
+"""
+
+
+def test_labels_are_clustered_from_an_imported_encoder_on_its_route(tmp_path: Path, data: Path) -> None:
+    stages = planned(write(tmp_path, data, acl(), GROUPS.format(route="normal"))).stages
+    labels = next(stage for stage in stages if stage.kind == "labels")
+    assert (labels.parents["encoder"].kind, labels.part["route"]) == ("import", "normal")
+    with pytest.raises(UserError, match=r"pretrain\.theirs: unknown route 'pgd_ce', expected one of normal, pgd"):
+        planned(write(tmp_path, data, acl(), GROUPS.format(route="pgd_ce")))
+
+
+def test_a_grid_over_the_route_has_a_row_for_each(tmp_path: Path, data: Path) -> None:
+    path = write(tmp_path, data, acl(), '[grid]\n"pretrain.theirs.route" = ["normal", "pgd"]\n')
+    protocols = {cell["encoder"]: cell["protocol"].partition(",")[0] for cell in planned(path).cells}
+    assert protocols["theirs (route=normal)"] == "route normal"
+    assert protocols["theirs (route=pgd)"] == "route pgd"
+
+
 def test_a_method_can_be_given_an_imported_encoder(tmp_path: Path, data: Path) -> None:
     more = """
 [pretrain.student]
