@@ -83,7 +83,7 @@ def test_autolora_has_fifty_epochs_at_a_rate_that_begins_at_a_tenth() -> None:
         assert isinstance(t.schedule, Automatic)
         assert (t.schedule.rising, t.schedule.factor) == (0.75, 0.5)
         assert scheme.selection == ("best_val",)
-        assert scheme.holds_out
+        assert scheme.held == 10
         assert scheme.attacked
         points = [round(50 * point) for point in t.schedule.checkpoints]
         # Of the published 50 the released code makes no use.
