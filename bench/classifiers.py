@@ -55,7 +55,8 @@ class Classifiers:
             return self.suite.finetune[name]
         where, data = f"{self.suite.name}.finetune", self.suite.target or self.suite.data
         fields = self.suite.table["finetune"].get(name, {})
-        own = recipe_row(kind(self.suite, row.entry), name, data, self.images, where) if self.suite.per_method else None
+        made_by = self.encoders.layout(row.entry) or kind(self.suite, row.entry)
+        own = recipe_row(made_by, name, data, self.images, where) if self.suite.per_method else None
         return read_scheme({"scheme": name, **fields}, f"{where}.{name}", self.suite.profile, own)
 
     def labels(self, scheme: Scheme) -> int:
@@ -87,8 +88,7 @@ class Classifiers:
     def _labeller(self, row: Row, name: str, scheme: Semi) -> Stage:
         part = self._part(row, scheme.labeller)
         part["subset"] = {"share": scheme.share, "validation": scheme.held}
-        method = self.encoders.entry(row.entry).method
-        if "normal" in method.routes and method.deploy != "normal":
+        if "normal" in self.encoders.routes(row.entry) and self.encoders.deployed(row.entry) != "normal":
             part["route"] = "normal"
         parents = {"encoder": self.encoders.stage(row.entry)}
         return self._made(row, f"{name} labeller", part, parents, scheme.labeller.passes(self.labels(scheme)))
@@ -102,7 +102,7 @@ class Classifiers:
         }
         if row.snapshot is not None:
             part["snapshot"] = row.snapshot
-        if row.route not in (None, self.encoders.entry(row.entry).method.deploy):
+        if row.route not in (None, self.encoders.deployed(row.entry)):
             part["route"] = row.route
         return part
 

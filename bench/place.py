@@ -23,11 +23,13 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where stages run: never part of a key. `files` are the user's own, by the SHA-256 of their content."""
+    """Where stages run: never part of a key. `files` are the user's own, by the SHA-256 of their content;
+    `given` is where classifiers from outside come from, by their weights."""
 
     store: Store
     library: Library
     files: Mapping[str, Path] = field(default_factory=dict)
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = "cpu"
     offline: bool = False
 

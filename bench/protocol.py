@@ -16,7 +16,7 @@ def terms(row: Row, outcome: Outcome, classifiers: Classifiers, test: Images) ->
     `held_out` the training images that were asked after every epoch.
     """
     suite, encoders, scheme = classifiers.suite, classifiers.encoders, outcome.scheme
-    entry, n = encoders.entry(row.entry), len(classifiers.images)
+    n = len(classifiers.images)
     trained = scheme.trained(n)
     return {
         "profile": suite.profile,
@@ -28,9 +28,10 @@ def terms(row: Row, outcome: Outcome, classifiers: Classifiers, test: Images) ->
         "held_out": n - trained,
         "n": len(test),
         "split": "training, held out" if getattr(suite.target or suite.data, "holdout", None) else "test",
-        "route": row.route or entry.method.deploy,
+        "route": encoders.deployed(row.entry, row.route),
         "snapshot": row.snapshot,
-        "normalisation": {"mean": entry.mean, "std": entry.std} if entry.mean or entry.std else None,
+        "layout": encoders.layout(row.entry),
+        "normalisation": encoders.constants(row.entry),
         "external_data": encoders.external(row.entry),
     }
 
@@ -45,6 +46,7 @@ def words(name: str, told: Terms) -> str:
         f"{name} {told['epochs']} epochs, {best if told['selection'] == 'best_val' else 'last epoch'}",
         f"{told['n_train']} training images",
         *([f"{told['labels']} of them with labels"] if told["labels"] < told["n_train"] else []),
+        *([f"imported from layout {told['layout']}"] if told["layout"] else []),
         *(["input normalised"] if told["normalisation"] else []),
         *(["external data"] if told["external_data"] else []),
     ]

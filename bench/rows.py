@@ -36,6 +36,8 @@ def _shown(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell
                 cell["encoder"] = name
             held, _ = found.setdefault((cell["encoder"], cell["stage"]), (cell, point))
             held["headline"] |= cell["headline"]  # what one point has in its sweep may be the table of another
+            if "corrupt" in cell:  # which a sweep has not
+                held |= {name: cell[name] for name in ("judges", "corrupt")}
     _tell_apart(list(found.values()))
     return [cell for cell, _ in found.values()]
 

@@ -1,4 +1,4 @@
-"""The only owner of what each kind of stage does: pretrain, labels, finetune, evaluate.
+"""The only owner of what each kind of stage does: pretrain, import, labels, finetune, evaluate, corrupt.
 
 A stage is executed from its part alone, so that nothing outside its key can change its numbers.
 """
@@ -14,9 +14,12 @@ from typing import Any
 from robustcl.bench import finetuning, records
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
-from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.corruptions import corrupted
+from robustcl.bench.evaluate import Model, Trial, judge
+from robustcl.bench.imports import make_import, told_import
 from robustcl.bench.place import Place, Report, outside, threat_of
 from robustcl.bench.provenance import provenance
+from robustcl.bench.references import again
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
 from robustcl.models.architecture import read_architecture
@@ -29,7 +32,14 @@ from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, loa
 
 def execute(stage: Stage, place: Place, report: Report) -> None:
     """Make the stage unless the store has it."""
-    kinds = {"pretrain": _pretrain, "labels": _labels, "finetune": finetuning.run_stage, "evaluate": _evaluate}
+    kinds = {
+        "pretrain": _pretrain,
+        "import": make_import,
+        "labels": _labels,
+        "finetune": finetuning.run_stage,
+        "evaluate": _evaluate,
+        "corrupt": _corrupt,
+    }
     began = time.monotonic()
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -98,10 +108,11 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
 
 
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    part = stage.part
+    part, images = stage.part, place.images(stage)
     source = place.parent(stage, "classifier", finetuning.weights(part.get("selection", "last")))
-    assert source is not None
-    classifier = checkpoint.load_classifier(source).to(place.device)
+    classifier: Model = (
+        checkpoint.load_classifier(source).to(place.device) if source else again(stage, place.given, images).model
+    )
     threat = threat_of(stage)
     assert threat is not None
     trial = Trial(
@@ -111,13 +122,26 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "batches",
         report=report,
     )
-    images = place.images(stage)
     records.write(folder / "records.parquet", judge(classifier, images, trial))
     return {}
 
 
+def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    part = stage.part
+    source = place.parent(stage, "classifier", finetuning.weights(part.get("selection", "last")))
+    assert source is not None
+    classifier = checkpoint.load_classifier(source).to(place.device)
+    files = {name: place.file(stage, part["files"][name]) for name in ("labels", *part["corruptions"])}
+    keep = folder / "progress" / "corruptions"
+    found = corrupted(classifier, place.images(stage), files, part["severities"], keep=keep, report=report)
+    records.write(folder / "records.parquet", found)
+    return {}
+
+
 def told(stage: Stage, store: Store) -> list[str]:
-    """What people should know of a finished stage, in lines: of labels, how even the clusters are."""
+    """What people should know of a finished stage, in lines: how even clusters are, how an import was read."""
+    if stage.kind == "import":
+        return told_import(stage, store)
     if stage.kind != "labels":
         return []
     held = json.loads(store.file(stage, "balance.json").read_text())

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustcl.reports import style
-from robustcl.reports.frame import CLEAN, frame, summary
+from robustcl.reports.frame import CLEAN, CORRUPTIONS, frame, summary
 from robustcl.reports.labels import Point, label_ends, label_points
 from robustcl.reports.style import Look
 from robustcl.reports.table import CHANCE, REFERENCE, Table, heading, in_order, row_names, tables
@@ -29,7 +29,7 @@ def curves(records: pd.DataFrame) -> list[pd.DataFrame]:
     The judge is the one with most radii; at eps 0 stands the clean accuracy (`judge` is then `clean`). Accuracies are
     shares in [0, 1]; `row`, `encoder` and `scheme` are categorical, in the order in which they are shown.
     """
-    numbers = summary(records)
+    numbers = summary(records[records["judge"] != CORRUPTIONS])  # which are at no eps
     if numbers.empty:
         return []
     numbers["row"] = row_names(numbers)
@@ -168,7 +168,7 @@ def _label_curves(axes: Axes, points: pd.DataFrame, looks: Mapping[str, Look], u
 
 def _robust(table: Table) -> str | None:
     """The judge to set against SA: AutoAttack where it was run, else the last one."""
-    judges = [judge for judge in table.judges if judge != CLEAN]
+    judges = [judge for judge in table.judges if judge not in (CLEAN, CORRUPTIONS)]
     return "autoattack" if "autoattack" in judges else (judges[-1] if judges else None)
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from robustcl.reports.frame import CLEAN, summary
+from robustcl.reports.frame import CLEAN, CORRUPTIONS, summary
 
 CHANCE, RANDOM, MISSING = "chance", "random", "-"
 REFERENCE = f"{CHANCE} (reference)"
+GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
 _GROUP = ["suite", "data", "norm", "eps"]
 
 
@@ -37,6 +38,16 @@ class Table:
         shown = {cell: percent(*of) for cell, of in zip(cells, values, strict=True)}
         every = ((row, scheme, judge) for row in self.rows for scheme in self.schemes for judge in self.judges)
         return {key: shown.get(key, MISSING) for key in every}
+
+    def lines(self) -> list[tuple[str, str]]:
+        """The (scheme, row) pairs in the order in which they are shown below each other.
+
+        A classifier that was given stands under its own heading alone, and no encoder is finetuned there.
+        """
+        held = set(zip(self.numbers["scheme"], self.numbers["row"], strict=True))
+        given = {row for scheme, row in held if scheme == GIVEN and row != REFERENCE}
+        every = [(scheme, row) for scheme in self.schemes for row in self.rows]
+        return [(scheme, row) for scheme, row in every if row == REFERENCE or (row in given) == (scheme == GIVEN)]
 
 
 def tables(records: pd.DataFrame) -> list[Table]:
@@ -73,9 +84,9 @@ def in_order(cells: pd.DataFrame) -> list[str]:
 
 
 def heading(judge: str) -> str:
-    """The field's name of a judge's column: SA, RA (PGD-20), AA; any other judge keeps its name."""
+    """The field's name of a judge's column: SA, RA (PGD-20), AA, CA; any other judge keeps its name."""
     steps = re.fullmatch(r"pgd-(\d+)", judge)
-    return f"RA (PGD-{steps[1]})" if steps else {CLEAN: "SA", "autoattack": "AA"}.get(judge, judge)
+    return f"RA (PGD-{steps[1]})" if steps else {CLEAN: "SA", "autoattack": "AA", CORRUPTIONS: "CA"}.get(judge, judge)
 
 
 def percent(accuracy: float, low: float, high: float) -> str:
@@ -86,7 +97,13 @@ def percent(accuracy: float, low: float, high: float) -> str:
 
 def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
     """What the columns stand for: `RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square`."""
-    return "; ".join(f"{heading(judge)}: {', '.join(attacks)}" for judge, attacks in judges.items())
+    told = {judge: ", ".join(attacks) for judge, attacks in judges.items()}
+    if CORRUPTIONS in told:
+        names, levels = (
+            dict.fromkeys(part) for part in zip(*(a.rsplit("-", 1) for a in judges[CORRUPTIONS]), strict=True)
+        )
+        told[CORRUPTIONS] = f"mean over {len(names)} corruptions at severities {', '.join(levels)}, normal interval"
+    return "; ".join(f"{heading(judge)}: {text}" for judge, text in told.items())
 
 
 def _table(cells: pd.DataFrame) -> Table:

@@ -17,6 +17,7 @@ if not (_Path(__file__).resolve().parent / "models").is_dir():
 
 if TYPE_CHECKING:
     from robustcl.api import evaluate as evaluate
+    from robustcl.api import import_encoder as import_encoder
     from robustcl.api import load_encoder as load_encoder
     from robustcl.api import pretrain as pretrain
     from robustcl.api import run as run
@@ -33,6 +34,7 @@ _PLACES = {
     "evaluate": "api",
     "pretrain": "api",
     "load_encoder": "api",
+    "import_encoder": "api",
     "Threat": "models.threat",
     "Method": "pretraining.method",
     "Scheme": "bench.scheme",
@@ -42,7 +44,7 @@ _PLACES = {
     "frame": "reports.frame",
 }
 __all__ = ["Attack", "Encoder", "Method", "Scheme", "Threat", "UserError"]
-__all__ += ["evaluate", "frame", "load_encoder", "pretrain", "run"]
+__all__ += ["evaluate", "frame", "import_encoder", "load_encoder", "pretrain", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from robustcl.bench.data import Digits, Npz
+from robustcl.bench.datasets.digits import Digits
+from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.library import Library
 from robustcl.bench.plan import Plan, plan
 from robustcl.bench.schemes.labelled import Labelled

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustcl.bench.data import DataSet, Digits, Npz
+from robustcl.bench.data import DataSet
+from robustcl.bench.datasets.cifar10 import Cifar10
+from robustcl.bench.datasets.digits import Digits
+from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.per_method import DATA, OTHER, ROWS, kind, recipe_row
 from robustcl.bench.profiles import PROFILES, read_scheme, schemes
 from robustcl.bench.scheme import Scheme
@@ -127,6 +130,7 @@ ROW = [
     ("acl", "SLF", STL10, 96, (512, 0.1, (10, 20), 25)),
     ("acl", "SLF", STL10, 32, (128, 0.01, (10, 20), 25)),
     ("acl", "AFF", STL10, 32, (128, 0.1, (40, 60), 100)),
+    ("acl", "SLF", Cifar10(path=Path("stl10")), 32, (512, 0.01, (10, 20), 25)),  # official files in some folder
     ("dynacl", "AFF", CIFAR10, 32, (128, 0.1, (15, 20), 25)),
     ("dynacl", "AFF", STL10, 96, (128, 0.1, (10, 20), 25)),
     ("dynacl++", "ALF", CIFAR100, 32, (512, 0.05, (10, 20), 25)),
@@ -207,6 +211,12 @@ def test_methods_are_found_by_what_they_are(tmp_path: Path) -> None:
         "dynacl-air++",
         "random",
     ]
+
+
+def test_what_dynacl_pp_begins_as_may_be_imported(tmp_path: Path) -> None:
+    imported = METHODS.replace('method = "air"\narm = "dynamic"', "checkpoint = 'theirs.pth'\nlayout = 'dynacl'")
+    (suite,) = read_suite(write_suite(tmp_path, more=imported))
+    assert [kind(suite, name) for name in ("dyn", "post")] == ["dynacl", "dynacl++"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
