@@ -166,6 +166,13 @@ def test_terms_say_what_a_number_is(tmp_path: Path, data: Path) -> None:
     assert cell(held, "at", "SLF")["terms"]["split"] == "training, held out"
 
 
+def test_too_few_images_to_hold_one_out_are_refused_before_anything_starts(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(tmp_path, data, "finetune.AFF.validation=201")
+    says = "tiny.finetune.AFF.validation: 201, expected at most the number of training images, 200"
+    assert one_line(caught.value) == says
+
+
 def test_recipes_per_method_show_and_change_their_rows_alone(tmp_path: Path, data: Path) -> None:
     cifar = data.rename(tmp_path / "cifar10.npz")
     more = "\n[finetune.AFF]\n" + ACL.replace('rows = ["acl"]', 'rows = ["acl", "at"]')
