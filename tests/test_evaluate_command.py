@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -246,8 +247,9 @@ def test_a_wrong_word_is_one_line(call: Call, words: list[str], says: str) -> No
 def test_data_are_named_in_any_form(call: Call, data: str) -> None:
     train, test = Digits().load()
     arrays = {"train": train.take(slice(0, 20)), "test": test.take(slice(0, 12))}
-    held = {f"{split}_images": of.pixels[:, 0].numpy() for split, of in arrays.items()}
-    np.savez("few.npz", **held, **{f"{split}_labels": of.labels.numpy() for split, of in arrays.items()})
+    held: dict[str, Any] = {f"{split}_images": of.pixels[:, 0].numpy() for split, of in arrays.items()}
+    held |= {f"{split}_labels": of.labels.numpy() for split, of in arrays.items()}
+    np.savez("few.npz", **held)
     words = data.split(" --") if " --" in data else [data]
     more = [part for word in words[1:] for part in f"--{word}".split(" ")]
     told = call("evaluate", "their_net.py:bare", "--data", words[0], *more, "--eps", "1/10", "--attacks", "pgd-1")
