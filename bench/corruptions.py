@@ -147,7 +147,6 @@ def _array(file: Path) -> NDArray[Any]:
             f"{file.parent}; 'robustcl fetch cifar10-c <folder>' (cifar100-c) downloads them"
         )
     try:
-        found: NDArray[Any] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(file, mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{file}: not a readable .npy ({str(error).splitlines()[0][:100]})") from None
-    return found

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Sequence
 
 from robustcl.bench.attacks import Attack, identity, judges
+from robustcl.bench.classifiers import Classifiers, Outcome
 from robustcl.bench.corruptions import JUDGE, Corruptions, check
 from robustcl.bench.data import DataSet
-from robustcl.bench.encoders import Encoders, training_cost
+from robustcl.bench.encoders import Encoders
 from robustcl.bench.files import Files
 from robustcl.bench.library import Library
 from robustcl.bench.official import Official
+from robustcl.bench.protocol import terms, words
 from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
@@ -18,7 +20,6 @@ from robustcl.models.plugin import name_of
 from robustcl.models.threat import Threat
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
-from robustcl.pretraining.method import identity as method_identity
 
 
 class Draft:
@@ -33,6 +34,7 @@ class Draft:
             raise UserError(f"{suite.name}.judge.images: {n}, expected at most the {len(whole)} test images")
         self.test: Images = library.part(target, "test", n or len(whole))
         self.files, self.encoders = files, Encoders(suite, source, files)
+        self.classifiers = Classifiers(suite, self.encoders, self.tuned)
         if suite.judge.corruptions:
             _check_corruptions(suite.judge.corruptions, target, self.test, suite.name)
         self.ends: list[Stage] = []
@@ -48,12 +50,13 @@ class Draft:
             yield cell
         for row in [Row(entry=RANDOM), *suite.rows]:
             for scheme in suite.schemes:
-                classifier = self._finetune(row, scheme)
-                yield self._corrupt(classifier, self._cell(row, scheme, classifier, suite.threat, suite.judge.judges))
-                for threat in sweep:
-                    yield self._cell(row, scheme, classifier, threat, suite.judge.sweep.judges)
+                for outcome in self.classifiers.outcomes(row, scheme):
+                    cell = self._cell(row, scheme, outcome, suite.threat, suite.judge.judges)
+                    yield self._corrupt(outcome, cell)
+                    for threat in sweep:
+                        yield self._cell(row, scheme, outcome, threat, suite.judge.sweep.judges)
 
-    def _cell(self, row: Row, scheme: str, classifier: Stage, threat: Threat, names: Sequence[str]) -> Cell:
+    def _cell(self, row: Row, scheme: str, outcome: Outcome, threat: Threat, names: Sequence[str]) -> Cell:
         suite = self.suite
         bench = judges(names, self.test.classes, suite.judge.batch)
         part = {
@@ -62,16 +65,18 @@ class Draft:
             "data": self.test.fingerprint,
             "images": len(self.test),
             "seed": suite.seeds.judge,
+            **({} if outcome.choice == "last" else {"selection": outcome.choice}),
         }
         name = self.encoders.label(str(row))
-        label = f"evaluate {name} {scheme} at {threat.eps}"
-        stage = Stage(kind="evaluate", part=part, parents={"classifier": classifier}, label=label)
+        label = f"evaluate {name} {outcome.name} at {threat.eps}"
+        stage = Stage(kind="evaluate", part=part, parents={"classifier": outcome.stage}, label=label)
         self.ends.append(stage)
         self.cost[stage.key] = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
+        told = terms(row, outcome, self.classifiers, self.test)
         return {
             "encoder": name,
             "method": self.encoders.method(row.entry),
-            "scheme": scheme,
+            "scheme": outcome.name,
             "data": data_name(suite),
             "classes": self.test.classes,
             "norm": threat.norm,
@@ -79,11 +84,12 @@ class Draft:
             "headline": threat.eps == suite.threat.eps,
             "judges": {judge: [attack.name for attack in attacks] for judge, attacks in bench.items()},
             "seeds": plain(suite.seeds),
-            "protocol": self._protocol(row, scheme),
+            "protocol": words(scheme, told),
+            "terms": told,
             "stage": stage.key,
         }
 
-    def _corrupt(self, classifier: Stage, cell: Cell) -> Cell:
+    def _corrupt(self, outcome: Outcome, cell: Cell) -> Cell:
         """The cell, with a further judge and its stage where the suite asks for the accuracy under corruptions."""
         given = self.suite.judge.corruptions
         if not given:
@@ -95,40 +101,13 @@ class Draft:
             "files": {name: self.files.sha256(file, where) for name, file in given.files.items()},
             "data": self.test.fingerprint,
             "images": len(self.test),
+            **({} if outcome.choice == "last" else {"selection": outcome.choice}),
         }
         label = f"corrupt {cell['encoder']} {cell['scheme']}"
-        stage = Stage(kind="corrupt", part=part, parents={"classifier": classifier}, label=label)
+        stage = Stage(kind="corrupt", part=part, parents={"classifier": outcome.stage}, label=label)
         self.ends.append(stage)
         self.cost[stage.key] = len(self.test) * len(given.attacks)
         return cell | {"judges": cell["judges"] | {JUDGE: given.attacks}, "corrupt": stage.key}
-
-    def _protocol(self, row: Row, scheme: str) -> str:
-        encoders, epochs = self.encoders, self.suite.finetune[scheme].training.epochs
-        parts = [
-            f"route {encoders.deployed(row.entry, row.route)}",
-            *([f"pretraining's epoch {row.snapshot}"] if row.snapshot else []),
-            f"{scheme} {epochs} epochs, last epoch",
-            *encoders.inputs(row.entry),
-            *(["external data"] if encoders.external(row.entry) else []),
-        ]
-        return ", ".join(parts)
-
-    def _finetune(self, row: Row, scheme: str) -> Stage:
-        value = self.suite.finetune[scheme]
-        part = {
-            "scheme": method_identity(value),
-            "data": self.tuned.fingerprint,
-            "threat": plain(self.suite.threat) if value.adversarial else None,
-            "seed": self.suite.seeds.finetune,
-        }
-        if row.snapshot is not None:
-            part["snapshot"] = row.snapshot
-        if row.route not in (None, self.encoders.deployed(row.entry)):
-            part["route"] = row.route
-        label = f"finetune {self.encoders.label(str(row))} {scheme}"
-        stage = Stage(kind="finetune", part=part, parents={"encoder": self.encoders.stage(row.entry)}, label=label)
-        self.cost[stage.key] = training_cost(value, self.tuned)
-        return stage
 
 
 def data_name(suite: Suite) -> str:

@@ -59,12 +59,18 @@ class Encoders:
             raise unknown(f"{self.suite.name}.pretrain.{name}", "route", route, report.routes)
         return route or report.route
 
-    def inputs(self, name: str) -> list[str]:
-        """What a protocol says of the encoder's origin and of its input, in words."""
-        if name in self.suite.imports:
-            report = self._import(name)[1]
-            return [f"imported from layout {report.layout}", f"input {report.normalised}"]
-        return ["input normalised"] if self._entry(name).mean or self._entry(name).std else []
+    def routes(self, name: str) -> tuple[str, ...]:
+        """The routes that the encoder has."""
+        return self._import(name)[1].routes if name in self.suite.imports else self._entry(name).method.routes
+
+    def layout(self, name: str) -> str | None:
+        """The layout of the file that the encoder is imported from, if it is."""
+        return self._import(name)[1].layout if name in self.suite.imports else None
+
+    def constants(self, name: str) -> dict[str, tuple[float, ...] | None] | None:
+        """The `mean` and `std` that normalise the encoder's input; None where it sees raw images."""
+        held = self._import(name)[1] if name in self.suite.imports else self._entry(name)
+        return {"mean": held.mean, "std": held.std} if held.mean or held.std else None
 
     def label(self, name: str) -> str:
         """A row's name, with the point of the grid behind it."""

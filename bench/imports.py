@@ -17,6 +17,8 @@ from robustcl.models.value import plain, read
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.probe import Probe, probe
 
+VERSION = 1  # part of every key: raised where the same file becomes another encoder
+
 
 def import_stage(entry: Imported, images: Images, files: Files, where: str, label: str) -> tuple[Stage, Report]:
     """The stage of an entry, and how its file is read: now, so that a wrong one fails before anything starts.
@@ -25,6 +27,7 @@ def import_stage(entry: Imported, images: Images, files: Files, where: str, labe
     """
     held = plain(entry)
     part = {
+        "version": VERSION,
         "checkpoint": files.sha256(entry.checkpoint, f"{where}.checkpoint"),
         **{key: held[key] for key in ("layout", "route", "stem", "mean", "std")},
         "shape": list(images.shape),

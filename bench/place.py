@@ -1,6 +1,6 @@
 """The only owner of where stages run and what they find there: images, files of parents, files of the user."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from robustcl.models.threat import Threat
 from robustcl.models.value import read
 from robustcl.models.vision import features_of
 from robustcl.pretraining.images import Images
+
+Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

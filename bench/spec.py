@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
-from robustcl.bench.schemes import read_scheme
+from robustcl.bench.profiles import DEFAULT, read_scheme, schemes
+from robustcl.bench.scheme import Scheme
+from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
     RANDOM,
     Imported,
@@ -19,7 +21,6 @@ from robustcl.bench.suite import (
     Pretrain,
     Row,
     Saved,
-    Seeds,
     Shown,
     Source,
     Suite,
@@ -56,13 +57,14 @@ def read_suite(name: str | Path, overrides: Sequence[str] = (), table: Table | N
         raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
     return [
-        _suite(str(name), head, point, part, pair)
+        _suite(str(name), head, point, part, pair, seeds)
         for point, whole in grid(table, str(name))
         for pair, part in transfers(whole, str(name))
+        for seeds in combinations(part.get("seeds", {}), f"{name}.seeds")
     ]
 
 
-def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]) -> Suite:
+def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str], seeds: Seeds) -> Suite:
     where = {"data": f"{name}.sets.{pair[0]}" if pair[0] else f"{name}.data"}
     where["target"] = f"{name}.sets.{pair[1]}" if pair[1] else f"{name}.target"
     for key in ("data", "encoder", "threat", "pretrain", "finetune"):
@@ -78,11 +80,8 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     pretrain = {
         key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in whole.items() if key not in imports
     }
-    finetune = {
-        key: read_scheme({"scheme": key, **part}, f"{name}.finetune.{key}")
-        for key, part in entries(table, name, "finetune").items()
-    }
-    rows, schemes = _shown(table.get("table", {}), f"{name}.table", whole, pretrain, finetune)
+    profile, per_method, finetune = _finetune(table, name)
+    rows, shown = _shown(table.get("table", {}), f"{name}.table", whole, pretrain, finetune)
     suite = Suite(
         name=name,
         head=head,
@@ -98,12 +97,14 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         labels=labels,
         pretrain=pretrain,
         imports=imports,
+        profile=profile,
+        per_method=per_method,
         finetune=finetune,
         references=_references(table, name, pretrain),
         rows=rows,
-        schemes=schemes,
+        schemes=shown,
         judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
-        seeds=read(Seeds, table.get("seeds", {}), f"{name}.seeds"),
+        seeds=seeds,
         table=table,
     )
     _check_names(suite)
@@ -113,6 +114,25 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
             f"{name}: holdout of [data] {held[0]}, of [target] {held[1]}, expected the same, or test images judge"
         )
     return suite
+
+
+def _finetune(table: Table, name: str) -> tuple[str, bool, dict[str, Scheme]]:
+    """The profile, whether rows per method go before it, and the schemes."""
+    where, tables = f"{name}.finetune", dict(table["finetune"])
+    profile, per_method = tables.pop("profile", DEFAULT), tables.pop("per_method", False)
+    known = schemes(profile, where)
+    if not isinstance(per_method, bool):
+        raise UserError(f"{where}.per_method: {per_method!r} is wrong, expected true or false")
+    if per_method and profile == "autolora":
+        raise UserError(f"{where}.per_method: fixes the rates that profile autolora finds by itself, expected false")
+    parts = entries({"finetune": tables}, name, "finetune")
+    for key in parts:
+        if key not in known:
+            raise unknown(where, "scheme", key, known)
+    found = {key: read_scheme({"scheme": key, **part}, f"{where}.{key}", profile) for key, part in parts.items()}
+    if not found:
+        raise UserError(f"{where}: no scheme, expected a table such as [finetune.SLF]")
+    return profile, per_method, found
 
 
 def _dataset(table: Table, where: str) -> DataSet:

@@ -9,7 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.scheme import Scheme
+from robustcl.bench.seeds import Seeds
 from robustcl.models.architecture import Architecture
 from robustcl.models.architectures.resnet import Stem
 from robustcl.models.plugin import name_of
@@ -20,15 +21,6 @@ from robustcl.pretraining.methods.supervised import Supervised
 from robustcl.pretraining.pseudo_labels import ClusterFit
 
 RANDOM = "random"
-
-
-@value
-class Seeds:
-    """One seed per part, so that their spreads can be told apart."""
-
-    pretrain: int = Field(default=0, ge=0)
-    finetune: int = Field(default=0, ge=0)
-    judge: int = Field(default=0, ge=0)
 
 
 @value
@@ -201,6 +193,7 @@ class Suite:
     """One suite, or one point of its grid (`point` says which) on one pair of data sets of a transfer.
 
     The entries below [pretrain] are in `pretrain` where a method trains them, in `imports` where a file holds them.
+    `finetune` are the schemes of the `profile`; with `per_method` a row's method may have recipes of its own.
     `data_name` and `target_name` are those of [sets], empty where the suite has one [data] and at most one [target].
     """
 
@@ -218,6 +211,8 @@ class Suite:
     labels: Mapping[str, Labels]
     pretrain: Mapping[str, Pretrain]
     imports: Mapping[str, Imported]
+    profile: str
+    per_method: bool
     finetune: Mapping[str, Scheme]
     references: Mapping[str, Outside]
     rows: Sequence[Row]
@@ -247,6 +242,8 @@ def resolved(suite: Suite) -> Table:
         },
         "pretrain": {key: _trained(part) for key, part in suite.pretrain.items()}
         | {key: plain(part) for key, part in suite.imports.items()},
+        "profile": suite.profile,
+        "per_method": suite.per_method,
         "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
         **({"reference": {key: plain(part) for key, part in suite.references.items()}} if suite.references else {}),
         "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},

@@ -31,6 +31,8 @@ def read_weights(path: Path) -> Any:
         raise UserError(f"{path}: a web page, expected weights; its download gave a page in place of the file")
     if head[8:9] == b"{":
         return _safetensors(path)
+    if not head.startswith((b"PK", b"\x80")):  # torch.save writes a zip archive or, before 1.6, pickles of protocol 2
+        raise UserError(f"{path}: truncated or not a file of weights (begins with {head[:8]!r})")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about other pickles: we say in one line what is wrong

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from robustcl.reports.frame import CORRUPTIONS, cell_columns
-from robustcl.reports.statistics import interval
+from robustcl.reports.statistics import interval, wilson
 from robustcl.reports.table import MISSING, heading, percent, row_names
 from robustcl.reports.writers import grid
 
@@ -15,7 +15,11 @@ _NUMBERS = ["n", "accuracy", "low", "high"]
 
 def by_corruption(records: pd.DataFrame) -> pd.DataFrame:
     """One row per cell, corruption and severity of a `frame`: n, accuracy, low, high, shares in [0, 1] (Wilson)."""
-    return _means(records, ["corruption", "severity"])
+    rows, cells = _numbered(records)
+    counts = rows.groupby(["cell", "corruption", "severity"], sort=False)["right"].agg(["size", "sum"]).reset_index()
+    low, high = wilson(counts["sum"], counts["size"])
+    numbers = counts.assign(n=counts["size"], accuracy=counts["sum"] / counts["size"], low=low, high=high)
+    return cells.merge(numbers, on="cell")[[*_CELL, "corruption", "severity", *_NUMBERS]]
 
 
 def by_severity(records: pd.DataFrame) -> pd.DataFrame:
@@ -23,7 +27,14 @@ def by_severity(records: pd.DataFrame) -> pd.DataFrame:
 
     The interval is that of a mean over images, as for the corruption accuracy itself.
     """
-    return _means(records, ["severity"])
+    rows, cells = _numbered(records)
+    shares = rows.groupby(["cell", "severity", "image"], sort=False)["right"].mean().reset_index()
+    found = [
+        [*key, len(of), float(of["right"].mean()), *interval(of["right"])]
+        for key, of in shares.groupby(["cell", "severity"], sort=False)
+    ]
+    numbers = pd.DataFrame(found, columns=["cell", "severity", *_NUMBERS])
+    return cells.merge(numbers, on="cell")[[*_CELL, "severity", *_NUMBERS]]
 
 
 def markdown(severities: pd.DataFrame) -> str:
@@ -55,18 +66,15 @@ def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
     return paths
 
 
-def _means(records: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """The mean of the images' answers, or of their shares where an image has several below one key."""
+def _numbered(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The judge's rows as cell (a number), image, corruption, severity and right; what each cell is, with its `row`."""
     rows = records[records["judge"] == CORRUPTIONS]
-    cell = cell_columns(rows)
-    found = []
-    for of, part in rows.groupby(cell, observed=True, sort=False, dropna=False):
-        attack = part["attack"].astype(str).str.rsplit("-", n=1)
-        part = part.assign(corruption=attack.str[0], severity=attack.str[1].astype("int64"))
-        for key, answers in part.groupby(by, sort=False):
-            images = answers.groupby("image")["right"]
-            right = answers["right"] if (images.size() == 1).all() else images.mean()
-            found.append([*of, *key, len(right), float(right.mean()), *interval(right)])
-    numbers = pd.DataFrame(found, columns=[*cell, *by, *_NUMBERS])
-    numbers["row"] = row_names(numbers)
-    return numbers[[*_CELL, *by, *_NUMBERS]]
+    of = cell_columns(rows)
+    number = rows.groupby(of, observed=True, sort=False, dropna=False).ngroup()
+    cells = rows.loc[~number.duplicated(), of].assign(cell=number[~number.duplicated()])
+    cells["row"] = row_names(cells)
+    attack = rows["attack"].astype("category")  # split once per name and not once per row
+    split = attack.cat.categories.astype(str).str.rsplit("-", n=1)
+    names, levels = (split.str[place].to_numpy()[attack.cat.codes] for place in (0, 1))
+    made = rows[["image", "right"]].assign(cell=number, corruption=names, severity=levels)
+    return made.astype({"severity": "int64"}), cells

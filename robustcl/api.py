@@ -1,4 +1,4 @@
-"""The only owner of the Python front door: run, evaluate, pretrain, load_encoder."""
+"""The only owner of the Python front door: run, evaluate, pretrain, load_encoder, import_encoder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,8 +16,9 @@ from robustcl.bench.pace import duration
 from robustcl.bench.runner import make, prepare
 from robustcl.console import Display
 from robustcl.models.architecture import Architecture, read_architecture
-from robustcl.models.checkpoint import load_encoder as load_encoder
-from robustcl.models.encoder import Encoder
+from robustcl.models.architectures.resnet import Stem
+from robustcl.models.convert import import_encoder as import_encoder
+from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError, nearest
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
@@ -154,3 +155,22 @@ def pretrain(
     path = Path(keep) if keep else None
     fit(chosen, net, whole, Run(seed=seed, threat=threat, pseudo=pseudo or {}, keep=path, where="pretrain"))
     return net.deployed(chosen.facts.network)
+
+
+def load_encoder(
+    path: str | Path,
+    route: str | None = None,
+    layout: str | None = None,
+    *,
+    shape: Shape = (3, 32, 32),
+    stem: Stem | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Encoder:
+    """The encoder of a checkpoint, ours or of another project, on one route (`"all"` keeps every route), in eval mode.
+
+    Without `route` it is the one that the method deploys, or that its project judges. The rest is for files of others
+    alone, as for `import_encoder`, which also says how the file was read. Errors: `UserError` unless every tensor
+    matches.
+    """
+    return import_encoder(path, layout=layout, route=route, shape=shape, stem=stem, mean=mean, std=std)[0]

@@ -6,8 +6,8 @@ from typing import Any
 from robustcl.bench.autoattack.reference import MEMBERS
 from robustcl.bench.data import datasets
 from robustcl.bench.pace import Pace, measure, span
+from robustcl.bench.profiles import PROFILES, schemes
 from robustcl.bench.runner import Job
-from robustcl.bench.schemes import schemes
 from robustcl.bench.store import Stage, Store
 from robustcl.bench.tables import suites
 from robustcl.models.architecture import PACKAGE as ARCHITECTURES
@@ -62,7 +62,7 @@ def listing(kind: str | None) -> str:
     """
     kinds: Mapping[str, Any] = {
         "methods": lambda: {name: found.source for name, found in _methods().items()},
-        "schemes": lambda: {name: f"trains {s.trains} on {s.objective}" for name, s in schemes().items()},
+        "schemes": _schemes,
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": lambda: {
             "pgd-<steps>": "projected gradient descent, such as pgd-20",
@@ -81,6 +81,12 @@ def listing(kind: str | None) -> str:
         rows = [(name, text) for name, text in kinds[title]().items()]
         blocks.append("\n".join([title, *_aligned(rows)]))
     return "\n\n".join(blocks)
+
+
+def _schemes() -> dict[str, str]:
+    known = [(profile, name, scheme) for profile in PROFILES for name, scheme in schemes(profile).items()]
+    chosen = [f"{' and '.join(s.selection)} of {s.training.epochs} epochs" for _, _, s in known]
+    return {f"{n} ({p})": f"{s.words}; {told}" for (p, n, s), told in zip(known, chosen, strict=True)}
 
 
 def _methods() -> dict[str, type[Method]]:

@@ -59,9 +59,9 @@ class Python2(pickle._Pickler):
 
     def save_string(self, held: bytes) -> None:
         """Its opcode, its length, itself."""
-        self.write(b"T" + len(held).to_bytes(4, "little") + held)
+        getattr(self, "write")(b"T" + len(held).to_bytes(4, "little") + held)  # noqa: B009 (typeshed has it not)
 
-    dispatch: ClassVar = {**pickle._Pickler.dispatch, bytes: save_string}
+    dispatch: ClassVar[dict[type, Any]] = {**pickle._Pickler.dispatch, bytes: save_string}
 
 
 def python2(held: dict[bytes, Any]) -> bytes:

@@ -34,6 +34,7 @@ training = { epochs = 1, batch = 256 }
 
 [finetune.SLF]
 weak = "digits-weak"
+selection = ["last"]
 training = { epochs = 1, batch = 256 }
 
 [judge]
@@ -127,7 +128,7 @@ def visible(root: Path) -> dict[str, bytes]:
     """Every visible stage file but `stage.json`, by its path below `root`."""
     return {
         str(path.relative_to(root)): path.read_bytes()
-        for kind in ("pretrain", "labels", "finetune", "evaluate")
+        for kind in ("pretrain", "import", "labels", "finetune", "evaluate")
         for path in sorted((root / kind).glob("[!.]*/*"))
         if path.name != "stage.json"
     }

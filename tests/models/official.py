@@ -19,6 +19,8 @@ DEACL = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))
 class Branches(nn.Module):
     """`bn_list` of AdvCL and ACL."""
 
+    bn_list: nn.ModuleList
+
     def __init__(self, width: int, count: int, flat: bool = False) -> None:
         super().__init__()
         kind = nn.BatchNorm1d if flat else nn.BatchNorm2d
@@ -27,6 +29,9 @@ class Branches(nn.Module):
 
 class Normalise(nn.Module):
     """`normalize` of ACL and DeACL: constants as buffers of shape (3,)."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -38,7 +43,7 @@ class Normalise(nn.Module):
 
 
 def norm(part: nn.Module, x: Tensor, branch: int) -> Tensor:
-    chosen = list(part.bn_list)[branch] if isinstance(part, Branches) else part
+    chosen = part.bn_list[branch] if isinstance(part, Branches) else part
     answer: Tensor = chosen(x)
     return answer
 
