@@ -13,6 +13,7 @@ from robustcl.bench.tables import suites
 from robustcl.models.architecture import PACKAGE as ARCHITECTURES
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import unknown
+from robustcl.models.layouts import LAYOUTS
 from robustcl.models.plugin import find, names
 from robustcl.pretraining.method import PACKAGE as METHODS
 from robustcl.pretraining.method import Method, every, named
@@ -66,6 +67,7 @@ def listing(kind: str | None) -> str:
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": known,
         "data": lambda: {name: (cls.__doc__ or "").splitlines()[0] for name, cls in datasets().items()},
+        "layouts": lambda: {layout.name: layout.said for layout in LAYOUTS},
         "suites": lambda: {name: _first_comment(path.read_text()) for name, path in suites().items()},
     }
     if kind is not None and kind not in kinds:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import robustcl
-from robustcl.bench.attacks import PGD
+from robustcl.bench.pgd import PGD
 from robustcl.models.checkpoint import save_encoder
 from robustcl.models.errors import UserError
 from tests.bench.tiny import images_for, network, one_line, visible, write_suite

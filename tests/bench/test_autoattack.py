@@ -20,7 +20,7 @@ import robustcl
 from robustcl.bench.attacks import Attack, identity, judges
 from robustcl.bench.autoattack import reference
 from robustcl.bench.autoattack.reference import APGD, FAB, VERSIONS, Square
-from robustcl.bench.data import Npz
+from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Threat
