@@ -7,9 +7,10 @@ from robustcl.bench.scheme import PACKAGE, Choice, Scheme
 from robustcl.bench.schemes.autolora import AutoLoRa
 from robustcl.bench.schemes.labelled import Labelled
 from robustcl.bench.schemes.semi import Semi
-from robustcl.models.errors import unknown
+from robustcl.bench.tables import entries
+from robustcl.models.errors import UserError, unknown
 from robustcl.models.plugin import find
-from robustcl.models.value import merge, plain, read
+from robustcl.models.value import Table, merge, plain, read
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.method import Training
 from robustcl.pretraining.optim import Automatic, Optimiser, Schedule, Steps
@@ -100,7 +101,7 @@ PROFILES: Mapping[str, Callable[[], dict[str, Scheme]]] = {
 
 def schemes(profile: str = DEFAULT, where: str = "finetune") -> dict[str, Scheme]:
     """The named schemes of a profile. Errors: `UserError` with the nearest name where there is none."""
-    if profile not in PROFILES:
+    if not isinstance(profile, str) or profile not in PROFILES:
         raise unknown(f"{where}.profile", "profile", str(profile), PROFILES)
     return PROFILES[profile]()
 
@@ -116,6 +117,25 @@ def read_scheme(
     fields = {key: entry for key, entry in table.items() if key != "scheme"}
     base = merge(plain(known[name]), row or {})
     return read(type(known[name]), merge(base, fields), where)
+
+
+def read_schemes(table: Table, name: str) -> tuple[str, bool, dict[str, Scheme]]:
+    """The profile of [finetune], whether rows per method go before it, and the schemes that a suite asks for.
+
+    Errors: `UserError` for an unknown profile, scheme or field.
+    """
+    where, tables = f"{name}.finetune", dict(table["finetune"])
+    profile, per_method = tables.pop("profile", DEFAULT), tables.pop("per_method", False)
+    schemes(profile, where)  # there is one of this name
+    if not isinstance(per_method, bool):
+        raise UserError(f"{where}.per_method: {per_method!r} is wrong, expected true or false")
+    if per_method and profile == "autolora":
+        raise UserError(f"{where}.per_method: fixes the rates that profile autolora finds by itself, expected false")
+    parts = entries({"finetune": tables}, name, "finetune")
+    found = {key: read_scheme({"scheme": key, **part}, f"{where}.{key}", profile) for key, part in parts.items()}
+    if not found:
+        raise UserError(f"{where}: no scheme, expected a table such as [finetune.SLF]")
+    return profile, per_method, found
 
 
 def scheme_from(identity: Mapping[str, Any], where: str) -> Scheme:

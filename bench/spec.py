@@ -7,9 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
+<<<<<<< HEAD
 from robustcl.bench.forms import read_judges
 from robustcl.bench.profiles import DEFAULT, read_scheme, schemes
 from robustcl.bench.scheme import Scheme
+=======
+from robustcl.bench.profiles import read_schemes
+>>>>>>> 5aeca310355191f3d022450082a6e9e2742e41c5
 from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
     RANDOM,
@@ -82,7 +86,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     pretrain = {
         key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in whole.items() if key not in imports
     }
-    profile, per_method, finetune = _finetune(table, name)
+    profile, per_method, finetune = read_schemes(table, name)
     rows, shown = _shown(table.get("table", {}), f"{name}.table", whole, pretrain, finetune)
     judging = read(Judging, table.get("judge", {}), f"{name}.judge")
     suite = Suite(
@@ -118,25 +122,6 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
             f"{name}: holdout of [data] {held[0]}, of [target] {held[1]}, expected the same, or test images judge"
         )
     return suite
-
-
-def _finetune(table: Table, name: str) -> tuple[str, bool, dict[str, Scheme]]:
-    """The profile, whether rows per method go before it, and the schemes."""
-    where, tables = f"{name}.finetune", dict(table["finetune"])
-    profile, per_method = tables.pop("profile", DEFAULT), tables.pop("per_method", False)
-    known = schemes(profile, where)
-    if not isinstance(per_method, bool):
-        raise UserError(f"{where}.per_method: {per_method!r} is wrong, expected true or false")
-    if per_method and profile == "autolora":
-        raise UserError(f"{where}.per_method: fixes the rates that profile autolora finds by itself, expected false")
-    parts = entries({"finetune": tables}, name, "finetune")
-    for key in parts:
-        if key not in known:
-            raise unknown(where, "scheme", key, known)
-    found = {key: read_scheme({"scheme": key, **part}, f"{where}.{key}", profile) for key, part in parts.items()}
-    if not found:
-        raise UserError(f"{where}: no scheme, expected a table such as [finetune.SLF]")
-    return profile, per_method, found
 
 
 def _dataset(table: Table, where: str) -> DataSet:

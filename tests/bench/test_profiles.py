@@ -232,6 +232,8 @@ def test_a_profile_is_a_plain_key_of_a_suite(tmp_path: Path, profile: str) -> No
     ("overrides", "says"),
     [
         (["finetune.profile=robustsll"], "tiny.finetune.profile: unknown profile 'robustsll'"),
+        (["finetune.profile=['robustssl']"], "tiny.finetune.profile: unknown profile"),
+        (["finetune.AFG={}"], "tiny.finetune.AFG: unknown scheme 'AFG'"),
         (["finetune.per_method=1"], "tiny.finetune.per_method: 1 is wrong, expected true or false"),
         (["finetune.per_method=true", "finetune.profile=autolora"], "that profile autolora finds by itself"),
         (["finetune.prof=robustssl"], "tiny.finetune.prof"),
