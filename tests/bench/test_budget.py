@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import robustcl
-from robustcl.bench.attacks import PGD
 from robustcl.bench.budget import Check, blocks, read_budget, within
 from robustcl.bench.pace import Pace, duration, measure, most, span
+from robustcl.bench.pgd import PGD
 from robustcl.models.errors import UserError
 from tests.bench.tiny import images_for, network, one_line
 
