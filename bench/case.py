@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robustcl.bench.attacks import Attack, identity
@@ -19,7 +20,11 @@ SCHEME = "as given"
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One given classifier under one threat. `row` and `data` are their names for people; `batch` is how many images
-    are attacked at a time, and with a `budget` (seconds) also the size of a block."""
+    are attacked at a time, and with a `budget` (seconds) also the size of a block.
+
+    `smaller` is the case of the next smaller radius of a sweep: what was broken there is broken here, at no cost (see
+    `sweep`). `save` is the file for the adversarial images.
+    """
 
     given: Given
     row: str
@@ -30,6 +35,8 @@ class Case:
     seed: int = 0
     batch: int = 256
     budget: float | None = None
+    smaller: "Case | None" = None
+    save: Path | None = None
 
     @property
     def part(self) -> dict[str, Any]:
@@ -42,7 +49,13 @@ class Case:
             "judges": {name: [identity(attack) for attack in attacks] for name, attacks in self.judges.items()},
             "seed": self.seed,
             "blocks of": self.batch if self.budget else None,
+            "smaller eps": self.smaller_radii,
         }
+
+    @property
+    def smaller_radii(self) -> list[str]:
+        """The radii of the sweep before this one, from the smallest."""
+        return [*self.smaller.smaller_radii, str(self.smaller.threat.eps)] if self.smaller else []
 
     @property
     def label(self) -> str:

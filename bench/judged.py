@@ -1,6 +1,6 @@
 """The only owner of judging a given classifier into a run folder: its stages, its cells, and what a cell refuses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ def admit(case: Case, store: Store) -> None:
     for held in store.cells(SUITE):
         if _place(held) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
             _refuse(held["part"], case, store)
+    if case.save and not case.save.exists() and all(store.has(stage) for stage in case.stages):
+        raise UserError(
+            f"{case.save}: {case.label} is there without its adversarial images, expected another --runs folder"
+        )
 
 
 def make(case: Case, store: Store, watch: Watch) -> None:
@@ -70,7 +74,15 @@ def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch,
     def work(folder: Path) -> Mapping[str, Any]:
         keep = folder / "progress" / "batches"
         trial = Trial(
-            threat=case.threat, judges=case.judges, seed=case.seed, batch=case.batch, keep=keep, report=report
+            threat=case.threat,
+            judges=case.judges,
+            seed=case.seed,
+            batch=case.batch,
+            keep=keep,
+            label=case.given.weights,
+            save=case.save,
+            known=_read(case.smaller.stages[0], store) if case.smaller else None,
+            report=report,
         )
         records.write(folder / "records.parquet", judge(case.given.model, images, trial))
         return {**provenance(), "device": str(images.pixels.device)}
@@ -85,13 +97,18 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
     whole = Stage(kind="evaluate", part=case.part, parents=parents, label=case.label)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        parts = [pq.read_table(store.file(stage, "records.parquet")).to_pandas() for stage in done]
-        rows = pd.concat([part.astype({"judge": str, "attack": str}) for part in parts])
+        rows = pd.concat([_read(stage, store) for stage in done])
         records.write(folder / "records.parquet", rows.sort_values("image", kind="stable", ignore_index=True))
         return provenance()
 
     store.make(whole, work)
     return whole
+
+
+def _read(stage: Stage, store: Store) -> pd.DataFrame:
+    """The records of a finished stage."""
+    found: pd.DataFrame = pq.read_table(store.file(stage, "records.parquet")).to_pandas()
+    return found.astype({"judge": str, "attack": str})
 
 
 def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -103,9 +120,12 @@ def _refuse(held: Mapping[str, Any], case: Case, store: Store) -> None:
     new = case.part
     odd = [key for key in new if held.get(key) != new[key]]
     if odd:
-        show: Callable[[Any], str] = lambda of: ", ".join(of) if isinstance(of, dict) else str(of)  # noqa: E731
-        told = "; ".join(f"{key} {show(held.get(key))}, now {show(new[key])}" for key in odd)
+        told = "; ".join(f"{key} {_shown(held.get(key))}, now {_shown(new[key])}" for key in odd)
         raise UserError(
             f"{store.root}: row '{case.row}' at {case.threat.norm} {case.threat.eps} is there with {told}; "
             "expected the same, another --name or another --runs folder"
         )
+
+
+def _shown(part: Any) -> str:
+    return ", ".join(part) or "none" if isinstance(part, dict | list) else str(part)

@@ -7,13 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
-<<<<<<< HEAD
 from robustcl.bench.forms import read_judges
-from robustcl.bench.profiles import DEFAULT, read_scheme, schemes
-from robustcl.bench.scheme import Scheme
-=======
 from robustcl.bench.profiles import read_schemes
->>>>>>> 5aeca310355191f3d022450082a6e9e2742e41c5
 from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
     RANDOM,
