@@ -45,7 +45,7 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
     lie on one device. Errors: `UserError` where logits have another shape than (n, classes); `NumberError` for NaN.
     """
     counted = Counted(model)
-    with torch.no_grad(), _frozen(model):
+    with torch.no_grad(), frozen(model):
         logits = _answers(counted, images, trial.batch)
         answer, margin = logits.argmax(1), margins(logits, images.labels)
         kept = _Kept(trial.keep, _protocol(model, images, trial))
@@ -69,7 +69,7 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
 
 def count_classes(model: Model, images: Tensor) -> int:
     """How many classes the model answers for. Errors: `UserError` where it does not answer with logits (n, classes)."""
-    with torch.no_grad(), _frozen(model):
+    with torch.no_grad(), frozen(model):
         logits = model(images.float() / 255 if images.dtype == torch.uint8 else images)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -177,7 +177,7 @@ def _answers(model: Counted, images: Images, batch: int) -> Tensor:
 
 
 @contextmanager
-def _frozen(model: Any) -> Iterator[None]:
+def frozen(model: Any) -> Iterator[None]:
     """The model in eval mode and without weight gradients; every module's own mode and flag come back."""
     if not isinstance(model, nn.Module):
         yield
