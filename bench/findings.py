@@ -44,8 +44,9 @@ class Reliability:
         return worst(finding.verdict for finding in self.findings)
 
     def against(self, judge: str) -> tuple[Finding, ...]:
-        """What speaks against the numbers of this judge, the worst first."""
-        found = [one for one in self.findings if one.verdict != "ok" and (not one.judges or judge in one.judges)]
+        """What speaks against the numbers of this judge, the worst first; `clean` answers are no attack's."""
+        concern = (one for one in self.findings if judge in one.judges or not (one.judges or judge == "clean"))
+        found = [one for one in concern if one.verdict != "ok"]
         return tuple(sorted(found, key=lambda one: -VERDICTS.index(one.verdict)))
 
 

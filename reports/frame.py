@@ -11,8 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustcl.bench.findings import UNCHECKED
 from robustcl.models.errors import UserError
+from robustcl.reports.about import About, read_about
 from robustcl.reports.statistics import wilson
+from robustcl.reports.trust import against, text_of, verdict, why
 
 SUITE_SCHEMA = 1
 RECORDS_SCHEMA = b"1"
@@ -32,6 +35,7 @@ RECORDS = pa.schema(
 )
 CLEAN = "clean"
 _TEXT = ("suite", "encoder", "method", "scheme", "data", "norm", "eps", "judges", "protocol", "stage")
+_TOLD = ("fingerprints", "reliability", "findings")  # what a cell's records say of themselves
 
 Judges = Mapping[str, Sequence[str]]
 
@@ -42,8 +46,9 @@ def frame(runs: str | Path) -> pd.DataFrame:
     Beside the columns of a record (image, label, judge, attack, answer, right, margin, distance, step, passes) every
     row says which cell it is of: suite, encoder, method, scheme, data, classes, norm, eps (exact text), radius (eps as
     a float), headline (a cell of the table, not of the sweep), judges (JSON: judge -> its attacks), protocol, stage,
-    and `seed_<role>` (-1 where a cell has no such seed). Text is categorical, in the order of the suite, and the
-    categories name unfinished cells too, so that a table can show what is missing.
+    `seed_<role>` (-1 where a cell has no such seed), fingerprints (JSON: judge -> its attack's), reliability (`ok`,
+    `suspect`, `unreliable`, or `unchecked`) and findings (JSON: what the checks found). Text is categorical, in the
+    order of the suite, and the categories name unfinished cells too, so that a table can show what is missing.
     Errors: `UserError` where `runs` is no run folder or a file in it is damaged or of an unknown schema version.
     """
     folder = Path(runs)
@@ -52,6 +57,7 @@ def frame(runs: str | Path) -> pd.DataFrame:
     stages = [folder / "evaluate" / str(stage) for stage in cells["stage"]]
     finished = [number for number, stage in enumerate(stages) if stage.is_dir()]
     tables = [_records(stages[number] / "records.parquet") for number in finished]
+    cells = _told(cells, {number: read_about(stages[number] / "records.parquet") for number in finished})
     rows: pd.DataFrame = pa.concat_tables([RECORDS.empty_table(), *tables]).to_pandas()
     planned: list[Judges] = [json.loads(text) for text in cells["judges"]]
     names = {
@@ -107,9 +113,10 @@ def verdicts(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell and judge: n, right, accuracy, low, high (the 95 % Wilson interval) and passes.
+    """One row per cell and judge: n, right, accuracy, low, high (the 95 % Wilson interval), how reliable, and passes.
 
-    Accuracies are shares in [0, 1]; passes are the forward-equivalents that the judge spent. Errors: as `judged`.
+    Accuracies are shares in [0, 1]; passes are the forward-equivalents that the judge spent. `fingerprint` is the
+    judge's; `reliability` and `why` say what the checks hold against its number. Errors: as `judged`.
     """
     parts = []
     for first, rows, answers in _split(frame):
@@ -119,8 +126,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         part["n"] = [len(right) for right in answers.values()]
         part["right"] = [int(right.sum()) for right in answers.values()]
         part["passes"] = [int(spent.get(judge, 0)) for judge in answers]
-        parts.append(part)
-    rows = _joined(parts, frame, ["judge", "n", "right", "passes"])
+        parts.append(part.assign(**_trust(first, part)))
+    rows = _joined(parts, frame, ["judge", "n", "right", "passes", "fingerprint", "reliability", "why"])
     low, high = wilson(rows["right"], rows["n"])
     numbers = rows.assign(accuracy=rows["right"] / rows["n"], low=low, high=high)
     return numbers[[*(name for name in numbers if name != "passes"), "passes"]]
@@ -129,6 +136,15 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 def cell_columns(frame: pd.DataFrame) -> list[str]:
     """The columns of a frame that say which cell a row is of."""
     return [str(name) for name in frame.columns if name not in RECORDS.names]
+
+
+def _trust(first: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns fingerprint, reliability and why for every judge of one cell."""
+    findings, told = (str(first[name].iloc[0]) if name in first else "" for name in ("findings", "fingerprints"))
+    known = json.loads(told or "{}")
+    found = [against(findings, str(judge), int(n)) for judge, n in zip(cells["judge"], cells["n"], strict=True)]
+    prints = [str(known.get(judge, "")) for judge in cells["judge"]]
+    return {"fingerprint": prints, "reliability": [verdict(of) for of in found], "why": [why(of) for of in found]}
 
 
 def _split(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, dict[str, pd.Series]]]:
@@ -179,7 +195,7 @@ def _cells(suite: Mapping[str, Any], path: Path) -> pd.DataFrame:
         rows = [_cell(cell) | {"suite": suite["suite"]} for cell in suite["cells"]]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}), expected the cells of a suite") from None
-    names = [*_TEXT[:6], "classes", *_TEXT[6:], "radius", "headline"]
+    names = [*_TEXT[:6], "classes", *_TEXT[6:], "radius", "headline", "fingerprints"]
     seeds = dict.fromkeys(name for row in rows for name in row if name.startswith("seed_"))
     cells = pd.DataFrame(rows, columns=[*names, *seeds])
     for name in _TEXT:
@@ -190,13 +206,31 @@ def _cells(suite: Mapping[str, Any], path: Path) -> pd.DataFrame:
     return cells.fillna(dict.fromkeys(seeds, -1)).astype(types | dict.fromkeys(seeds, "int64"))
 
 
+def _told(cells: pd.DataFrame, about: Mapping[int, About]) -> pd.DataFrame:
+    """The cells with what their records say of themselves; the fingerprints of a suite are known before."""
+    rows = []
+    for number, planned in enumerate(cells["fingerprints"]):
+        of = about.get(number, About())
+        rows.append(
+            {
+                "fingerprints": planned if planned != "{}" else json.dumps(of.fingerprints),
+                "reliability": of.reliability.verdict if of.reliability else UNCHECKED,
+                "findings": text_of(of.reliability),
+            }
+        )
+    told = pd.DataFrame(rows, columns=list(_TOLD), index=cells.index)
+    return cells.assign(**{name: told[name].astype("category") for name in _TOLD})
+
+
 def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     names = ("encoder", "method", "scheme", "data", "norm", "eps", "protocol", "stage")
     text = {name: str(cell[name]) for name in names}
     judges = {str(judge): [str(attack) for attack in attacks] for judge, attacks in cell["judges"].items()}
     numbers = {"classes": int(cell["classes"]), "radius": float(Fraction(text["eps"]))}
     seeds = {f"seed_{role}": int(seed) for role, seed in cell["seeds"].items()}
-    return {**text, **numbers, **seeds, "headline": bool(cell["headline"]), "judges": json.dumps(judges)}
+    prints = {str(judge): str(of) for judge, of in cell.get("fingerprints", {}).items()}
+    json_text = {"judges": json.dumps(judges), "fingerprints": json.dumps(prints)}
+    return {**text, **numbers, **seeds, **json_text, "headline": bool(cell["headline"])}
 
 
 def _records(path: Path) -> pa.Table:

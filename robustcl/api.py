@@ -9,6 +9,8 @@ from torch import Tensor
 
 from robustcl.bench.attacks import Attack, Plain, judges
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
+from robustcl.bench.fingerprint import fingerprints
+from robustcl.bench.reliability import check
 from robustcl.bench.runner import make, prepare
 from robustcl.console import Display
 from robustcl.models.architecture import Architecture, read_architecture
@@ -53,6 +55,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 256,
     index: Tensor | None = None,
+    checks: bool = True,
 ) -> Evaluation:
     """Judge any torch classifier: raw images in, logits out, its normalisation inside.
 
@@ -60,7 +63,8 @@ def evaluate(
     images of the official split they are (default 0 to n - 1). `attacks` are names (`pgd-<steps>`, `autoattack`, or one
     of its members), `Attack` values, or callables `(model, x, y, threat, generator) -> x_adv`. Results do not depend on
     `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
-    stay as they are, and no global generator moves.
+    stay as they are, and no global generator moves. `checks` looks at up to 128 of the images for signs that the
+    numbers only look good (docs/trust.md), at some 170 passes for each.
 
     Errors: `UserError` for images outside [0, 1], labels outside the classes, answers that are not logits (n, classes);
     `NumberError` where the model answers NaN.
@@ -80,7 +84,15 @@ def evaluate(
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
     trial = Trial(threat=threat, judges=judges(attacks, classes, batch_size), seed=seed, batch=batch_size)
     names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
-    return Evaluation(judge(model, whole, trial), whole.index.tolist(), threat=str(threat), judges=names)
+    records = judge(model, whole, trial)
+    return Evaluation(
+        records,
+        whole.index.tolist(),
+        threat=str(threat),
+        judges=names,
+        fingerprints=fingerprints(trial.judges, threat, seed),
+        checked=check(model, whole, trial, records) if checks else None,
+    )
 
 
 def pretrain(

@@ -10,7 +10,7 @@ import pytest
 from robustcl.pretraining.method import every
 from robustcl.reports.frame import frame, summary
 from robustcl.reports.pairs import pairs
-from robustcl.reports.table import in_order, row_names, tables
+from robustcl.reports.table import in_order, tables
 from robustcl.reports.writers import grid, markdown
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
@@ -32,7 +32,7 @@ def ranking(records: pd.DataFrame, scheme: str) -> str:
     """Every encoder by its AA, and the encoders that it is above of by more than chance (paired, Holm, 5 %)."""
     numbers = summary(records)
     part = numbers[(numbers["scheme"] == scheme) & (numbers["judge"] == "autoattack")]
-    part = part.assign(row=row_names(part)).sort_values("accuracy", ascending=False, kind="stable")
+    part = part.assign(row=part["encoder"].astype(str)).sort_values("accuracy", ascending=False, kind="stable")
     found, order = pairs(records, scheme, "autoattack"), in_order(part)
     above = {
         row: [
