@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from robustcl.bench.stages import Place, execute
+from robustcl.bench.place import Place
+from robustcl.bench.stages import execute
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import described
 from robustcl.models.errors import LostError, NumberError, UserError
@@ -107,8 +108,7 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
         "root": str(place.store.root.resolve()),
         "device": place.device,
         "offline": place.offline,
-        "data": described(place.data),
-        "target": described(place.target) if place.target else None,
+        "data": [described(data) for data in place.library.datasets],
         "files": {key: str(path) for key, path in place.files.items()},
     }
     started = [

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from robustcl.bench.executors import Watch, default_workers, run_stages
+from robustcl.bench.library import Library
 from robustcl.bench.offline import go_offline
+from robustcl.bench.place import Place
 from robustcl.bench.plan import Plan, plan
 from robustcl.bench.spec import read_suite
-from robustcl.bench.stages import Place
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Suite, resolved
 from robustcl.models.errors import UserError
@@ -50,13 +51,10 @@ def prepare(
     if offline:
         go_offline()
     points = read_suite(suite, overrides)
-    data, target = points[0].data, points[0].target
     where = Store(Path(runs) if runs else Path("runs") / points[0].name)
-    if any((point.data, point.target) != (data, target) for point in points):
-        raise UserError(f"{points[0].name}.grid: data is not an axis, expected one data set in a suite")
-    device = _device(device)
-    made = plan(points, data.load(), target.load() if target else None)
-    place = Place(store=where, data=data, target=target, files=made.files, device=device, offline=offline)
+    device, library = _device(device), Library()
+    made = plan(points, library)
+    place = Place(store=where, library=library, files=made.files, device=device, offline=offline)
     return Job(points=points, plan=made, place=place)
 
 

@@ -24,7 +24,8 @@ from robustcl.bench.suite import (
     Vision,
     encoders_below,
 )
-from robustcl.bench.tables import TABLES, alike, entries, find_suite, grid, merged, override
+from robustcl.bench.tables import alike, entries, find_suite, grid, merged, override
+from robustcl.bench.transfer import transfers
 from robustcl.models.architecture import read_architecture
 from robustcl.models.errors import UserError, nearest, unknown
 from robustcl.models.plugin import find
@@ -48,15 +49,16 @@ def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> list[Suite]:
     if "extends" in table:
         raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
-    return [_suite(path.stem, head, point, part) for point, part in grid(table, path.stem)]
+    return [
+        _suite(path.stem, head, point, part, pair)
+        for point, whole in grid(table, path.stem)
+        for pair, part in transfers(whole, path.stem)
+    ]
 
 
-def _suite(name: str, head: str, point: str, table: Table) -> Suite:
-    for key in table:
-        if key not in TABLES:
-            raise UserError(f"{name}: unknown key '{key}', expected one of {', '.join(TABLES)}{nearest(key, TABLES)}")
-        if not isinstance(table[key], dict):
-            raise UserError(f"{name}.{key}: {table[key]!r} is wrong, expected a table [{key}]")
+def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]) -> Suite:
+    where = {"data": f"{name}.sets.{pair[0]}" if pair[0] else f"{name}.data"}
+    where["target"] = f"{name}.sets.{pair[1]}" if pair[1] else f"{name}.target"
     for key in ("data", "encoder", "threat", "pretrain", "finetune"):
         if not isinstance(table.get(key), dict) or not table[key]:
             raise UserError(f"{name}: missing table [{key}], expected it in every suite")
@@ -73,8 +75,10 @@ def _suite(name: str, head: str, point: str, table: Table) -> Suite:
         name=name,
         head=head,
         point=point,
-        data=_dataset(table["data"], f"{name}.data"),
-        target=_dataset(table["target"], f"{name}.target") if "target" in table else None,
+        data=_dataset(table["data"], where["data"]),
+        target=_dataset(table["target"], where["target"]) if "target" in table else None,
+        data_name=pair[0],
+        target_name=pair[1],
         architecture=read_architecture(encoder, f"{name}.encoder"),
         mean=mean,
         std=std,

@@ -4,13 +4,11 @@ A stage is executed from its part alone, so that nothing outside its key can cha
 """
 
 import csv
-import hashlib
 import json
 import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +17,21 @@ from torch import nn
 from robustcl.bench import records
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
-from robustcl.bench.data import DataSet
 from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.place import Place, outside, threat_of
 from robustcl.bench.provenance import provenance
 from robustcl.bench.schemes import Scheme
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
 from robustcl.models.architecture import read_architecture
 from robustcl.models.classifier import Classifier
-from robustcl.models.encoder import Encoder, Shape
-from robustcl.models.errors import UserError
-from robustcl.models.threat import Threat
+from robustcl.models.encoder import Encoder
 from robustcl.models.value import read
-from robustcl.models.vision import features_of
-from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Epoch, Run, fit
 from robustcl.pretraining.method import Method, Targets, build_net, read_method
 from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, load_labels, save_labels
 
 Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where stages run: never part of a key.
-
-    What is finetuned and judged reads `target`, where there is one, and all else `data`. `files` are the user's own, by
-    the SHA-256 of their content.
-    """
-
-    store: Store
-    data: DataSet
-    target: DataSet | None = None
-    files: Mapping[str, Path] = field(default_factory=dict)
-    device: str = "cpu"
-    offline: bool = False
 
 
 def execute(stage: Stage, place: Place, report: Report) -> None:
@@ -75,8 +53,8 @@ def execute(stage: Stage, place: Place, report: Report) -> None:
 def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
     part = stage.part
     method = method_from(part["method"])
-    images = _data(stage, place, "train")
-    labels = _parent(stage, place, "labels", "labels.npz")
+    images = place.images(stage)
+    labels = place.parent(stage, "labels", "labels.npz")
     given = {
         role: checkpoint.load_encoder(place.store.file(parent, "encoder.safetensors"))
         for role, parent in stage.parents.items()
@@ -99,7 +77,7 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
 
     run = Run(
         seed=part["seed"],
-        threat=_threat(part),
+        threat=threat_of(stage),
         pseudo=pseudo,
         keep=folder / "progress" / "training.safetensors",
         where=stage.label,
@@ -112,11 +90,11 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
 
 
 def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    images = _data(stage, place, "train")
+    images = place.images(stage)
     if "file" in stage.part:
-        found = load_labels(_user_file(stage.part["file"], place.files, stage.label), len(images))
+        found = load_labels(place.file(stage, stage.part["file"]), len(images))
     else:
-        source = _parent(stage, place, "encoder", "encoder.safetensors")
+        source = place.parent(stage, "encoder", "encoder.safetensors")
         route = stage.part.get("route")
         network = checkpoint.load_encoder(source, route) if source else outside(stage, place.files, images.shape)
         how = read(ClusterFit, stage.part["fit"], stage.label)
@@ -127,16 +105,16 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
 
 
 def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    part, images = stage.part, _data(stage, place, "train")
+    part, images = stage.part, place.images(stage)
     fields = {name: held for name, held in part["scheme"].items() if name not in ("name", "version")}
     scheme = read(Scheme, fields, stage.label)
     name = f"encoder-{part['snapshot']:05}.safetensors" if "snapshot" in part else "encoder.safetensors"
-    source = _parent(stage, place, "encoder", name)
+    source = place.parent(stage, "encoder", name)
     assert source is not None
     encoder = checkpoint.load_encoder(source, part.get("route"))
     net = build_net(scheme, encoder, Targets(classes=images.classes), part["seed"]).to(place.device)
     keep = folder / "progress" / "training.safetensors"
-    run = Run(seed=part["seed"], threat=_threat(part), keep=keep, where=stage.label, report=report)
+    run = Run(seed=part["seed"], threat=threat_of(stage), keep=keep, where=stage.label, report=report)
     _curve(folder, fit(scheme, net, images, run))
     head = net.heads["classes"]
     assert isinstance(head, nn.Linear)
@@ -146,10 +124,10 @@ def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
 
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
     part = stage.part
-    source = _parent(stage, place, "classifier", "classifier.safetensors")
+    source = place.parent(stage, "classifier", "classifier.safetensors")
     assert source is not None
     classifier = checkpoint.load_classifier(source).to(place.device)
-    threat = _threat(part)
+    threat = threat_of(stage)
     assert threat is not None
     trial = Trial(
         threat=threat,
@@ -158,7 +136,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "batches",
         report=report,
     )
-    images = _data(stage, place, "test")
+    images = place.images(stage)
     records.write(folder / "records.parquet", judge(classifier, images, trial))
     return {}
 
@@ -186,55 +164,6 @@ def attack_from(identity: Mapping[str, Any], where: str) -> Attack:
     kinds: dict[str, type[Attack]] = {"PGD": PGD, "Reference": Reference}
     fields = {name: held for name, held in identity.items() if name not in ("kind", "version")}
     return read(kinds[identity["kind"]], fields, where)
-
-
-def outside(stage: Stage, files: Mapping[str, Path], shape: Shape) -> nn.Module:
-    """The network from outside the suite whose features are clustered: images of `shape` in [0, 1] -> features.
-
-    Errors: `UserError` where the file has changed, or does not hold what it should, or takes images of another shape.
-    """
-    if "checkpoint" in stage.part:
-        path = _user_file(stage.part["checkpoint"], files, stage.label)
-        encoder = checkpoint.load_encoder(path)
-        if encoder.shape != shape:
-            raise UserError(f"{path}: takes images of shape {encoder.shape}, expected {shape} as in [data]")
-        return encoder
-    network = stage.part["torchvision"]
-    weights = _user_file(network["weights"], files, stage.label)
-    return features_of(network["name"], weights, network["size"], channels=shape[0])
-
-
-def content(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _user_file(key: str, files: Mapping[str, Path], where: str) -> Path:
-    """The user's file of this content."""
-    path = files[key]
-    if not path.is_file() or content(path) != key:
-        raise UserError(f"{where}: {path} has changed since the plan was made; run again")
-    return path
-
-
-def _data(stage: Stage, place: Place, split: str) -> Images:
-    """The images of a stage, the very ones that its key names."""
-    judged = stage.kind in ("finetune", "evaluate")
-    images: Images = getattr(((judged and place.target) or place.data).load(), split)
-    if "images" in stage.part:
-        images = images.sample(stage.part["images"])
-    if images.fingerprint != stage.part["data"]:
-        raise UserError(f"{stage.label}: the {split} images have changed since the plan was made; run again")
-    return images.to(place.device)
-
-
-def _parent(stage: Stage, place: Place, role: str, name: str) -> Path | None:
-    return place.store.file(stage.parents[role], name) if role in stage.parents else None
-
-
-def _threat(part: Mapping[str, Any]) -> Threat | None:
-    return read(Threat, part["threat"], "threat") if part.get("threat") else None
 
 
 def _numbers(given: list[float] | None) -> tuple[float, ...] | None:

@@ -144,13 +144,18 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """One suite, or one point of its grid (`point` says which)."""
+    """One suite, or one point of its grid (`point` says which) on one pair of data sets of a transfer.
+
+    `data_name` and `target_name` are those of [sets], empty where the suite has one [data] and at most one [target].
+    """
 
     name: str
     head: str
     point: str
     data: DataSet
     target: DataSet | None
+    data_name: str
+    target_name: str
     architecture: Architecture
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
@@ -177,6 +182,7 @@ def resolved(suite: Suite) -> Table:
         "point": suite.point,
         "data": described(suite.data),
         **({"target": described(suite.target)} if suite.target else {}),
+        **({"transfer": [suite.data_name, suite.target_name or suite.data_name]} if suite.data_name else {}),
         "encoder": {"name": name_of(suite.architecture), **plain(suite.architecture)},
         "threat": plain(suite.threat),
         "labels": {

@@ -11,7 +11,8 @@ from robustcl.models.value import Table, merge
 
 FOLDER = Path(__file__).parent / "suites"
 TABLES = (
-    "data", "target", "encoder", "threat", "labels", "pretrain", "finetune", "table", "judge", "seeds", "grid",
+    "data", "target", "sets", "transfer", "encoder", "threat", "labels", "pretrain", "finetune", "table", "judge",
+    "seeds", "grid",
 )  # fmt: skip
 
 
@@ -51,8 +52,15 @@ def merged(path: Path, below: tuple[Path, ...] = ()) -> tuple[Table, str]:
         if base.resolve() in chain:
             names = " -> ".join(one.stem for one in (*chain, base))
             raise UserError(f"{path.stem}.extends: a circle ({names}), expected suites that end in one without extends")
-        whole = merge(whole, merged(base, chain)[0])
-    return merge(whole, table), text
+        whole = _over(whole, merged(base, chain)[0])
+    return _over(whole, table), text
+
+
+def _over(whole: Table, table: Table) -> Table:
+    """`table` laid over `whole`; its [sets] stand for the [data] and [target] of what it extends."""
+    if "sets" in table:
+        whole = {key: part for key, part in whole.items() if key not in ("data", "target")}
+    return merge(whole, table)
 
 
 def _extended(path: Path, base: Any) -> Path:
@@ -117,7 +125,7 @@ def _put(table: Table, path: str, new: Any, where: str) -> None:
     *parents, last = path.split(".")
     here: Any = table
     for depth, part in enumerate(parents):
-        named = depth == 1 and parents[0] in ("pretrain", "finetune", "labels")
+        named = depth == 1 and parents[0] in ("pretrain", "finetune", "labels", "sets")
         if (named or depth == 0) and part not in here and part not in TABLES:
             raise unknown(where, "table", part, here)
         here = here.setdefault(part, {})
@@ -134,6 +142,10 @@ def grid(table: Table, name: str) -> list[tuple[str, Table]]:
     for path, choices in axes.items():
         if not isinstance(choices, list) or not choices:
             raise UserError(f"{name}.grid.{path}: {choices!r} is wrong, expected a list of values for the quoted path")
+        if path.partition(".")[0] in ("data", "target", "sets", "transfer"):
+            raise UserError(
+                f"{name}.grid.{path}: data is not an axis, expected several data sets as [sets] and [transfer]"
+            )
     rest = {key: part for key, part in table.items() if key != "grid"}
     points = []
     for combination in itertools.product(*axes.values()):

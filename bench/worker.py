@@ -12,8 +12,10 @@ import torch
 
 from robustcl.bench.data import read_dataset
 from robustcl.bench.executors import from_json
+from robustcl.bench.library import Library
 from robustcl.bench.offline import go_offline
-from robustcl.bench.stages import Place, execute
+from robustcl.bench.place import Place
+from robustcl.bench.stages import execute
 from robustcl.bench.store import Store
 from robustcl.models.errors import NumberError, UserError
 
@@ -27,8 +29,7 @@ def main(where: dict[str, Any]) -> None:
         go_offline()
     place = Place(
         store=Store(Path(where["root"])),
-        data=read_dataset(where["data"], "data"),
-        target=read_dataset(where["target"], "target") if where["target"] else None,
+        library=Library([read_dataset(table, "data") for table in where["data"]]),
         files={key: Path(path) for key, path in where["files"].items()},
         device=where["device"],
         offline=where["offline"],

@@ -222,5 +222,7 @@ def _interval(cells: pd.DataFrame, scheme: str) -> list[float]:
 
 
 def _name(stem: str, data: pd.DataFrame, columns: Sequence[str], several: bool) -> str:
-    parts = [str(data[column].iloc[0]).replace("/", "_") for column in columns] if several else []
+    parts = (
+        [str(data[column].iloc[0]).replace("/", "_").replace(" -> ", "-to-") for column in columns] if several else []
+    )
     return "-".join([stem, *parts])

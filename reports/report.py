@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcl.models.errors import UserError
-from robustcl.reports import figures, writers
+from robustcl.reports import figures, matrix, writers
 from robustcl.reports.frame import frame
 from robustcl.reports.table import tables
 
@@ -37,9 +37,10 @@ def report(runs: str | Path, folder: str | Path | None = None) -> Report:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as hidden:
-            made = [*writers.save(records, hidden), *figures.save(records, hidden)]
+            made = [*writers.save(records, hidden), *matrix.save(records, hidden), *figures.save(records, hidden)]
             paths = tuple(path.replace(target / path.name) for path in made)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from None
     text = "\n\n".join(writers.terminal(table) for table in tables(records))
-    return Report(text=text or NOTHING, folder=target, paths=paths)
+    matrices = matrix.markdown(matrix.transfers(records)).strip()
+    return Report(text=f"{text}\n\n{matrices}".strip() or NOTHING, folder=target, paths=paths)

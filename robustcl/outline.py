@@ -46,7 +46,8 @@ def _row(stage: Stage, there: bool, passes: int) -> str:
 
 def _passes_per_second(job: Job) -> float:
     """Forward passes of one image per second, from a few batches through the suite's encoder."""
-    suite, (train, _) = job.points[0], job.points[0].data.load()
+    suite = job.points[0]
+    train = job.place.library.part(suite.data, "train")
     encoder = Encoder(suite.architecture, train.shape, mean=suite.mean, std=suite.std).eval().to(job.place.device)
     images = train.take(slice(0, 256)).to(job.place.device).floats(slice(None))
     with torch.no_grad():

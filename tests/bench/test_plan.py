@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robustcl.bench.data import Digits, Npz
+from robustcl.bench.library import Library
 from robustcl.bench.plan import Plan, plan
 from robustcl.bench.schemes import Scheme
 from robustcl.bench.spec import read_suite
@@ -32,7 +33,7 @@ SPLITS = Digits().load()
 
 
 def planned(folder: Path, *overrides: str, more: str = MORE) -> Plan:
-    return plan(read_suite(write_suite(folder, more=more), overrides), SPLITS)
+    return plan(read_suite(write_suite(folder, more=more), overrides), Library())
 
 
 def keys(made: Plan) -> dict[str, str]:
@@ -100,7 +101,7 @@ def test_a_path_is_in_no_key(tmp_path: Path) -> None:
         np.savez(path, **arrays, **labels)  # type: ignore[arg-type]
         points = read_suite(write_suite(tmp_path), ["data.name='npz'", f"data.path='{path}'"])
         assert isinstance(points[0].data, Npz)
-        found.append(keys(plan(points, points[0].data.load())))
+        found.append(keys(plan(points, Library())))
     one, two, three = found
     assert one == two, "the path is in no key"
     assert {label for label, key in one.items() if three[label] != key} == {"evaluate random SLF", "evaluate at SLF"}
@@ -129,7 +130,7 @@ def test_a_grid_over_finetuning_gives_the_random_encoder_a_row_per_point(tmp_pat
     path = write_suite(tmp_path)
     path.write_text(path.read_text() + '\n[grid]\n"finetune.SLF.training.epochs" = [1, 2]\n')
     points = read_suite(path)
-    names = [cell["encoder"] for cell in plan(points, points[0].data.load()).cells if cell["scheme"] == "SLF"]
+    names = [cell["encoder"] for cell in plan(points, Library()).cells if cell["scheme"] == "SLF"]
     assert len(names) == len(set(names))
     assert {name for name in names if name.startswith("random")} == {"random (epochs=1)", "random (epochs=2)"}
 
@@ -314,7 +315,7 @@ def test_a_target_is_what_is_finetuned_and_judged_on(tmp_path: Path) -> None:
     points = read_suite(write_suite(tmp_path), ["target.name=npz", f"target.path='{path}'"])
     assert points[0].target is not None
     target = points[0].target.load()
-    made, own = plan(points, SPLITS, target), planned(tmp_path, more="")
+    made, own = plan(points, Library()), planned(tmp_path, more="")
     here, there = keys(made), keys(own)
     assert {label for label in here if here[label] != there[label]} == {
         f"{verb} {name} SLF" for verb in ("finetune", "evaluate") for name in ("random", "at")
@@ -331,7 +332,7 @@ def test_a_target_is_what_is_finetuned_and_judged_on(tmp_path: Path) -> None:
 def test_a_table_says_where_it_judges_on_held_out_training_images(tmp_path: Path) -> None:
     data = f"data={{name='npz', path='{save_data(tmp_path / 'four.npz')}', holdout=5}}"
     points = read_suite(write_suite(tmp_path), [data, "judge.images=8"])
-    assert {cell["data"] for cell in plan(points, points[0].data.load()).cells} == {"four (held-out training images)"}
+    assert {cell["data"] for cell in plan(points, Library()).cells} == {"four (held-out training images)"}
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,7 @@ def test_a_target_of_another_shape_is_one_line(tmp_path: Path, side: int, channe
     points = read_suite(write_suite(tmp_path), ["target.name=npz", f"target.path='{path}'"])
     assert points[0].target is not None
     with pytest.raises(UserError) as caught:
-        plan(points, SPLITS, points[0].target.load())
+        plan(points, Library())
     assert one_line(caught.value) == says
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from robustcl.bench import tables
-from robustcl.bench.data import Digits
+from robustcl.bench.library import Library
 from robustcl.bench.plan import plan
 from robustcl.bench.spec import read_suite
 from robustcl.bench.suite import RANDOM, Suite, resolved
@@ -384,7 +384,7 @@ def test_a_grid_is_every_combination(tmp_path: Path) -> None:
     assert [point.point for point in points] == [f"eps={e}, epochs={n}" for e in ("1/10", "1/5") for n in (1, 2)]
     found = [(str(p.threat.eps), p.pretrain["at"].method.training.epochs) for p in points]
     assert found == [("1/10", 1), ("1/10", 2), ("1/5", 1), ("1/5", 2)]
-    assert len(plan(points, Digits().load()).cells) == 4 + 2
+    assert len(plan(points, Library()).cells) == 4 + 2
 
 
 def test_head_comment_and_resolved(tmp_path: Path) -> None:
@@ -416,7 +416,6 @@ def _read_with_data(name: str, folder: Path) -> list[Suite]:
 def test_suites_that_come_along_read_and_plan(name: str, tmp_path: Path) -> None:
     points = _read_with_data(name, tmp_path)
     assert points[0].head.startswith("# ")
-    target = points[0].target
-    made = plan(points, points[0].data.load(), target.load() if target else None)
+    made = plan(points, Library())
     assert made.cells
     assert {stage.key for stage in made.stages} == set(made.cost)

@@ -5,13 +5,15 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from robustcl.bench.stages import Place, execute
+from robustcl.bench.data import DataSet, Splits
+from robustcl.bench.library import Library
+from robustcl.bench.place import Place
+from robustcl.bench.stages import execute
 from robustcl.bench.store import Stage, Store
 from robustcl.models import checkpoint
 from robustcl.models.architectures.tiny import Tiny
@@ -255,8 +257,12 @@ def test_a_stage_writes_its_snapshots_and_a_curve_with_blanks(tmp_path: Path) ->
         "seed": 0,
     }
     stage = Stage(kind="pretrain", part=part, label="pretrain some")
-    source = SimpleNamespace(load=lambda: SimpleNamespace(train=data, test=data))
-    place = Place(store=Store(tmp_path), data=source)  # type: ignore[arg-type]
+
+    class Held(DataSet):
+        def load(self) -> Splits:
+            return Splits(data, data)
+
+    place = Place(store=Store(tmp_path), library=Library([Held()]))
     execute(stage, place, lambda done, total: None)
     found = {
         epoch: checkpoint.load_encoder(place.store.file(stage, f"encoder-{epoch:05}.safetensors")) for epoch in (1, 3)

@@ -1,0 +1,52 @@
+"""The only owner of which cells of a grid are one row: what no axis touches is there once, under its plain name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from robustcl.bench.suite import RANDOM
+
+Cell = dict[str, Any]
+
+
+def joined(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell]:
+    """The cells of all points of a suite, `drafts` in the order of `points`; each data set is a grid of its own."""
+    sets = dict.fromkeys(cell["data"] for cells in drafts for cell in cells)
+    return [cell for data in sets for cell in _shown([_of(cells, data) for cells in drafts], points)]
+
+
+def _of(cells: Sequence[Cell], data: str) -> list[Cell]:
+    return [cell for cell in cells if cell["data"] == data]
+
+
+def _shown(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell]:
+    drafts, points = zip(*((cells, point) for cells, point in zip(drafts, points, strict=True) if cells), strict=True)
+    rows: dict[str, list[set[str]]] = {}  # plain name -> the stages of its cells, point by point
+    for number, (cells, point) in enumerate(zip(drafts, points, strict=True)):
+        for cell in cells:
+            rows.setdefault(_plain(cell, point), [set() for _ in points])[number].add(cell["stage"])
+    found: dict[tuple[str, str], tuple[Cell, str]] = {}
+    for cells, point in zip(drafts, points, strict=True):
+        for cell in cells:
+            name = _plain(cell, point)
+            if all(stages == rows[name][0] for stages in rows[name]):
+                cell["encoder"] = name
+            held, _ = found.setdefault((cell["encoder"], cell["stage"]), (cell, point))
+            held["headline"] |= cell["headline"]  # what one point has in its sweep may be the table of another
+    _tell_apart(list(found.values()))
+    return [cell for cell, _ in found.values()]
+
+
+def _plain(cell: Mapping[str, Any], point: str) -> str:
+    """The encoder of a cell without the point of its grid."""
+    return str(cell["encoder"]).removesuffix(f" ({point})")
+
+
+def _tell_apart(cells: Sequence[tuple[Cell, str]]) -> None:
+    """Where a grid goes over finetuning or judging, the random encoder has a row for each point too."""
+    same: dict[tuple[str, str, str], list[tuple[Cell, str]]] = {}
+    for cell, point in cells:
+        if cell["encoder"] == RANDOM:
+            same.setdefault((cell["scheme"], cell["norm"], cell["eps"]), []).append((cell, point))
+    for rows in same.values():
+        for cell, point in rows if len(rows) > 1 else []:
+            cell["encoder"] = f"{RANDOM} ({point})"
