@@ -6,6 +6,7 @@ from robustcl.bench.attacks import Attack, identity, judges
 from robustcl.bench.data import DataSet
 from robustcl.bench.encoders import Encoders, training_cost
 from robustcl.bench.files import Files
+from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.library import Library
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
@@ -70,6 +71,7 @@ class Draft:
             "eps": str(threat.eps),
             "headline": threat.eps == suite.threat.eps,
             "judges": {judge: [attack.name for attack in attacks] for judge, attacks in bench.items()},
+            "fingerprints": fingerprints(bench, threat, suite.seeds.judge),
             "seeds": plain(suite.seeds),
             "protocol": self._protocol(row, scheme),
             "stage": stage.key,

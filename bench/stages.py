@@ -18,15 +18,17 @@ from robustcl.bench import records
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
 from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.place import Place, outside, threat_of
 from robustcl.bench.provenance import provenance
+from robustcl.bench.reliability import check
 from robustcl.bench.schemes import Scheme
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
 from robustcl.models.architecture import read_architecture
 from robustcl.models.classifier import Classifier
 from robustcl.models.encoder import Encoder
-from robustcl.models.value import read
+from robustcl.models.value import plain, read
 from robustcl.pretraining.loop import Epoch, Run, fit
 from robustcl.pretraining.method import Method, Targets, build_net, read_method
 from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, load_labels, save_labels
@@ -137,8 +139,21 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         report=report,
     )
     images = place.images(stage)
-    records.write(folder / "records.parquet", judge(classifier, images, trial))
+    found = judge(classifier, images, trial)
+    about = {
+        "threat": part["threat"],
+        "fingerprints": fingerprints(trial.judges, threat, trial.seed),
+        "protocol": _history(stage),
+        "reliability": plain(check(classifier, images, trial, found)),
+    }
+    records.write(folder / "records.parquet", found, about)
     return {}
+
+
+def _history(stage: Stage) -> dict[str, Any]:
+    """Everything in the key of a stage, and in those of the stages that it builds on."""
+    parents = {role: _history(parent) for role, parent in stage.parents.items()}
+    return {"kind": stage.kind, "part": stage.part, "parents": parents}
 
 
 def told(stage: Stage, store: Store) -> list[str]:

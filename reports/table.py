@@ -65,9 +65,9 @@ def tables(records: pd.DataFrame) -> list[Table]:
 
 
 def in_order(cells: pd.DataFrame) -> list[str]:
-    """The row names of cells with a `row` column as they are shown: the random encoder, then the suite's order.
+    """The rows of cells as they are shown: the random encoder, then the encoders in the suite's order.
 
-    Encoders that only the categories know, because nothing of theirs is finished, stand where they will stand.
+    Those that only the categories know, because nothing of theirs is finished, stand where they will stand.
     """
     encoders = [str(name) for name in cells["encoder"].cat.categories]
     encoders.sort(key=lambda name: name != RANDOM)  # stable: only the random encoder moves
