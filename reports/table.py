@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -104,7 +105,7 @@ def _apart(*parts: pd.DataFrame) -> Sequence[pd.DataFrame]:
     """The cells of a table with the judges told apart that share a name but not their attack: `autoattack [1]`."""
     cells = parts[0]
     names: dict[tuple[str, str], str] = {}
-    order = []
+    order: list[str] = []
     for judge in cells["judge"].cat.categories:
         found = list(dict.fromkeys(cells.loc[cells["judge"] == judge, "fingerprint"].map(attack)))
         of = {key: f"{judge} [{number}]" if len(found) > 1 else str(judge) for number, key in enumerate(found, 1)}
@@ -127,7 +128,7 @@ def _table(cells: pd.DataFrame, singles: pd.DataFrame) -> Table:
     for row, scheme, judge, n, text in zip(*(cells[name] for name in _SHOWN), strict=True):
         found = against(str(text), str(judge).partition(" [")[0], int(n))
         marks[row, scheme, judge] = notes.mark(f"{row} {scheme} {heading(judge)}", found)
-    group = cells[_GROUP].iloc[0].astype(str).to_dict()
+    group: dict[str, Any] = {name: str(cells[name].iloc[0]) for name in _GROUP}
     group |= {"row": REFERENCE, "encoder": CHANCE, "accuracy": 1 / int(cells["classes"].iloc[0])}
     reference = pd.DataFrame([{**group, "scheme": scheme, "judge": judge} for scheme in schemes for judge in judges])
     kinds = {"reference": reference, "measured": cells, "seed": singles}
