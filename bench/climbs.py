@@ -6,7 +6,6 @@ from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
@@ -30,16 +29,16 @@ def climbs(model: Counted, images: Images, trial: Trial) -> list[Finding]:
         found = judge(model, images, replace(trial, threat=threat, judges=held, keep=None, report=_silent))
         clean = found[found["judge"] == "clean"].set_index("image")["right"].astype(bool)
         rows = (found[found["judge"] == name].set_index("image")["right"] for name in held)
-        return [np.asarray(clean & row.reindex(clean.index, fill_value=False).astype(bool)) for row in rows]
+        under = (clean & row.reindex(clean.index, fill_value=False).astype(bool) for row in rows)
+        return [np.asarray(clean), *map(np.asarray, under)]
 
-    five, ten, twenty = right(threat, last)
+    clean, five, ten, twenty = right(threat, last)
     half, twice = (
-        right(Threat(Fraction(threat.eps * scale), norm=threat.norm), [last[1]])[0]
+        right(Threat(Fraction(threat.eps * scale), norm=threat.norm), [last[1]])[1]
         for scale in (Fraction(1, 2), Fraction(2))
     )
-    (grey,) = right(GREY, [last[2]])
-    (still,) = right(Threat(0, norm=threat.norm), [PGD(steps=1)])
-    clean = _clean(model, images, trial.batch)
+    _, grey = right(GREY, [last[2]])
+    _, still = right(Threat(0, norm=threat.norm), [PGD(steps=1)])
     wider = {"1/2": grey} if threat.norm == GREY.norm and 2 * threat.eps <= GREY.eps else {}
     return [
         _eps0(clean, still),
@@ -51,12 +50,6 @@ def climbs(model: Counted, images: Images, trial: Trial) -> list[Finding]:
 
 def _silent(done: int, total: int) -> None:
     """The checks have no progress of their own."""
-
-
-def _clean(model: Counted, images: Images, batch: int) -> Right:
-    parts = torch.arange(len(images), device=images.labels.device).split(batch)
-    right = [(model(images.floats(rows)).argmax(1) == images.labels[rows]).cpu() for rows in parts]
-    return np.asarray(torch.cat(right).numpy(), dtype=bool)
 
 
 def _eps0(clean: Right, still: Right) -> Finding:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from robustcl.bench import reliability
 from robustcl.bench.attacks import Attack, identity, judges
 from robustcl.bench.data import DataSet
 from robustcl.bench.encoders import Encoders, training_cost
@@ -59,7 +60,8 @@ class Draft:
         label = f"evaluate {name} {scheme} at {threat.eps}"
         stage = Stage(kind="evaluate", part=part, parents={"classifier": classifier}, label=label)
         self.ends.append(stage)
-        self.cost[stage.key] = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
+        passes = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
+        self.cost[stage.key] = passes + reliability.cost(len(self.test))
         method = RANDOM if row.entry == RANDOM else name_of(suite.pretrain[row.entry].method)
         return {
             "encoder": name,

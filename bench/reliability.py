@@ -1,7 +1,7 @@
 """The only owner of the checks that tell a robust accuracy from one that only looks like it.
 
-They look at a fixed random part of the judged images and cost some 170 passes for each that is right: no more than
-AutoAttack spends on two or three images that it cannot break. docs/trust.md gives every threshold with its reason.
+They look at a fixed random part of the judged images and cost 168 passes for each that is right: in all, no more than
+AutoAttack spends on three images that it cannot break. docs/trust.md gives every threshold with its reason.
 Sources: the flags of AutoAttack (Croce and Hein, ICML 2020); Carlini et al., 2019, On Evaluating Adversarial
 Robustness; Pintor et al., NeurIPS 2022, Indicators of Attack Failure.
 """
@@ -21,7 +21,8 @@ from robustcl.bench.findings import Finding, Reliability, Verdict, beyond, grade
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 
-PART = 128
+PART = 128  # images that are looked at
+PASSES = 168  # for one that is right, counted
 _CROSS_ENTROPY = re.compile(r"(pgd|fgsm|apgd-ce)\b")
 _UNDERFLOW = 88.0  # exp(-88) is the smallest normal float32: beyond it the other classes' probabilities are lost
 
@@ -43,6 +44,11 @@ def check(model: Model, images: Images, trial: Trial, records: pd.DataFrame, par
             findings += _only(_blind(trial.judges), again) if look.saturated else again
     told = tuple(one if one.verdict != "ok" else replace(one, next="") for one in findings)
     return Reliability(findings=told, images=len(few), passes=counted.passes)
+
+
+def cost(images: int) -> int:
+    """The most passes that the checks take where so many images are judged."""
+    return PASSES * min(PART, images)
 
 
 def _only(judges: tuple[str, ...], findings: Sequence[Finding]) -> list[Finding]:

@@ -13,7 +13,7 @@ FEW = 0.2  # 20 points: most of what tables show is smaller
 
 
 def small_n(n: int) -> Finding:
-    """Whether `n` images are too few for differences of 20 points, which needs 97 (see `detectable`)."""
+    """Whether `n` images are too few for differences of 20 points, which takes 96 (see `detectable`)."""
     least = detectable(n) if n else 1.0
     return Finding(
         check="small_n",

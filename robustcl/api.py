@@ -64,7 +64,7 @@ def evaluate(
     of its members), `Attack` values, or callables `(model, x, y, threat, generator) -> x_adv`. Results do not depend on
     `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
     stay as they are, and no global generator moves. `checks` looks at up to 128 of the images for signs that the
-    numbers only look good (docs/trust.md), at some 170 passes for each.
+    numbers only look good (docs/trust.md), at 168 passes for each.
 
     Errors: `UserError` for images outside [0, 1], labels outside the classes, answers that are not logits (n, classes);
     `NumberError` where the model answers NaN.

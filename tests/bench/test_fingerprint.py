@@ -129,7 +129,7 @@ def check_what_is_written(runs: Path) -> None:
         assert about.protocol["kind"] == "evaluate"
         assert about.protocol["part"]["images"] == 8
         finetune = about.protocol["parents"]["classifier"]
-        assert finetune["part"]["scheme"]["weak"] == "digits-weak"
+        assert finetune["part"]["scheme"]["training"]["epochs"] == 1
         assert finetune["parents"]["encoder"]["part"]["method"]["name"] == "supervised"
         assert about.reliability is not None
         assert about.reliability.images == 8

@@ -16,7 +16,7 @@ from robustcl.bench.attacks import PGD, Attack, Judge, judges
 from robustcl.bench.data import Digits
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.findings import Finding, Reliability, beyond, graded
-from robustcl.bench.reliability import check
+from robustcl.bench.reliability import PART, PASSES, check, cost
 from robustcl.models.seeding import generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import plain, value
@@ -262,7 +262,7 @@ def test_checks_are_cheap_repeat_and_leave_the_model_alone() -> None:
     one = check(model, digits(), trial, records, part=32)
     assert one == check(model, digits(), replace(trial, batch=7), records, part=32)
     assert one.images == 32
-    assert 0 < one.passes <= 175 * 32
+    assert 10 * 32 <= one.passes <= PASSES * 32 == cost(32)
     assert model.training
     assert all(p.requires_grad for p in model.parameters())
     assert all(
@@ -270,6 +270,15 @@ def test_checks_are_cheap_repeat_and_leave_the_model_alone() -> None:
     )
     pd.testing.assert_frame_equal(records, judge(model, digits(), trial))
     assert robustcl.models.value.read(Reliability, plain(one), "x") == one
+
+
+def test_the_cost_is_counted_and_small() -> None:
+    images, model = digits(), trained(10, 1)[0]
+    with torch.no_grad():
+        right = Images(images.pixels, model(images.floats(slice(None))).argmax(1), classes=10, name="right")
+    trial = Trial(threat=THREAT, judges=judges(["pgd-1"], 10, 64))
+    assert check(model, right, trial, judge(model, right, trial)).passes == cost(len(right)) == PASSES * PART
+    assert cost(10_000) <= 3 * sum(attack.cost(10) for attack in judges(["autoattack"], 10, 64)["autoattack"])
 
 
 def test_counts_are_graded_by_what_chance_explains() -> None:
