@@ -37,16 +37,15 @@ def test_frame_and_summary_hold_the_verdicts(tmp_path: Path) -> None:
     records = frame(write_run(tmp_path / "runs", CELLS))
     of = records.drop_duplicates("encoder").set_index("encoder")["reliability"].astype(str).to_dict()
     assert of == {"random": "ok", "at": "suspect", "advcl": "unreliable", "simclr": "unchecked"}
-    numbers = summary(records).set_index(["encoder", "judge"])
-    assert numbers.loc["advcl", "reliability"].to_dict() == {
-        "clean": "ok", "pgd-20": "unreliable", "autoattack": "suspect"
-    }  # fmt: skip
-    assert set(numbers.loc["simclr", "reliability"]) == {"unchecked"}
-    assert numbers.loc[("advcl", "pgd-20"), "why"] == (
+    numbers = summary(records)
+    advcl = numbers[numbers["encoder"] == "advcl"].set_index("judge")
+    assert advcl["reliability"].to_dict() == {"clean": "ok", "pgd-20": "unreliable", "autoattack": "suspect"}
+    assert set(numbers.loc[numbers["encoder"] == "simclr", "reliability"]) == {"unchecked"}
+    assert advcl.loc["pgd-20", "why"] == (
         "zero_gradient: half of zero_gradient; try next: help zero_gradient | "
         "square_gain: half of square_gain; try next: help square_gain"
     )
-    assert numbers.loc[("random", "pgd-20"), "why"] == ""
+    assert set(numbers.loc[numbers["encoder"] == "random", "why"]) == {""}
 
 
 def test_cells_are_marked_and_notes_say_why(tmp_path: Path) -> None:
