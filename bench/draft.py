@@ -4,11 +4,16 @@ from collections.abc import Iterator, Sequence
 
 from robustcl.bench import reliability
 from robustcl.bench.attacks import Attack, identity, judges
+from robustcl.bench.classifiers import Classifiers, Outcome
+from robustcl.bench.corruptions import JUDGE, Corruptions, check
 from robustcl.bench.data import DataSet
-from robustcl.bench.encoders import Encoders, training_cost
+from robustcl.bench.encoders import Encoders
 from robustcl.bench.files import Files
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.library import Library
+from robustcl.bench.official import Official
+from robustcl.bench.protocol import terms, words
+from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import RANDOM, Row, Suite
@@ -17,7 +22,6 @@ from robustcl.models.plugin import name_of
 from robustcl.models.threat import Threat
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
-from robustcl.pretraining.method import identity as method_identity
 
 
 class Draft:
@@ -25,28 +29,36 @@ class Draft:
 
     def __init__(self, suite: Suite, library: Library, files: Files) -> None:
         self.suite, target = suite, suite.target or suite.data
-        source, self.tuned = library.part(suite.data, "train"), library.part(target, "train")
+        source, self.tuned = library.pretraining(suite.data), library.part(target, "train")
         _check_shapes(suite, source, self.tuned)
         n, whole = suite.judge.images, library.part(target, "test")
         if n is not None and n > len(whole):
             raise UserError(f"{suite.name}.judge.images: {n}, expected at most the {len(whole)} test images")
         self.test: Images = library.part(target, "test", n or len(whole))
-        self.encoders = Encoders(suite, source, files)
+        self.files, self.encoders = files, Encoders(suite, source, files)
+        self.classifiers = Classifiers(suite, self.encoders, self.tuned)
+        if suite.judge.corruptions:
+            _check_corruptions(suite.judge.corruptions, target, self.test, suite.name)
         self.ends: list[Stage] = []
         self.cost = self.encoders.cost
 
     def cells(self) -> Iterator[Cell]:
-        """One cell per encoder, scheme and radius."""
+        """One cell per encoder, scheme and radius, those of references first."""
         suite = self.suite
         sweep = [Threat(eps, norm=suite.threat.norm) for eps in suite.judge.sweep.eps if eps != suite.threat.eps]
+        for cell, stage, passes in references(suite, self.test, data_name(suite), self.files.given):
+            self.ends.append(stage)
+            self.cost[stage.key] = passes
+            yield cell
         for row in [Row(entry=RANDOM), *suite.rows]:
             for scheme in suite.schemes:
-                classifier = self._finetune(row, scheme)
-                yield self._cell(row, scheme, classifier, suite.threat, suite.judge.judges)
-                for threat in sweep:
-                    yield self._cell(row, scheme, classifier, threat, suite.judge.sweep.judges)
+                for outcome in self.classifiers.outcomes(row, scheme):
+                    cell = self._cell(row, scheme, outcome, suite.threat, suite.judge.judges)
+                    yield self._corrupt(outcome, cell)
+                    for threat in sweep:
+                        yield self._cell(row, scheme, outcome, threat, suite.judge.sweep.judges)
 
-    def _cell(self, row: Row, scheme: str, classifier: Stage, threat: Threat, names: Sequence[str]) -> Cell:
+    def _cell(self, row: Row, scheme: str, outcome: Outcome, threat: Threat, names: Sequence[str]) -> Cell:
         suite = self.suite
         bench = judges(names, self.test.classes, suite.judge.batch)
         part = {
@@ -55,18 +67,19 @@ class Draft:
             "data": self.test.fingerprint,
             "images": len(self.test),
             "seed": suite.seeds.judge,
+            **({} if outcome.choice == "last" else {"selection": outcome.choice}),
         }
         name = self.encoders.label(str(row))
-        label = f"evaluate {name} {scheme} at {threat.eps}"
-        stage = Stage(kind="evaluate", part=part, parents={"classifier": classifier}, label=label)
+        label = f"evaluate {name} {outcome.name} at {threat.eps}"
+        stage = Stage(kind="evaluate", part=part, parents={"classifier": outcome.stage}, label=label)
         self.ends.append(stage)
         passes = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
         self.cost[stage.key] = passes + reliability.cost(len(self.test))
-        method = RANDOM if row.entry == RANDOM else name_of(suite.pretrain[row.entry].method)
+        told = terms(row, outcome, self.classifiers, self.test)
         return {
             "encoder": name,
-            "method": method,
-            "scheme": scheme,
+            "method": self.encoders.method(row.entry),
+            "scheme": outcome.name,
             "data": data_name(suite),
             "classes": self.test.classes,
             "norm": threat.norm,
@@ -75,52 +88,45 @@ class Draft:
             "judges": {judge: [attack.name for attack in attacks] for judge, attacks in bench.items()},
             "fingerprints": fingerprints(bench, threat, suite.seeds.judge),
             "seeds": plain(suite.seeds),
-            "protocol": self._protocol(row, scheme),
+            "protocol": words(scheme, told),
+            "terms": told,
             "stage": stage.key,
         }
 
-    def _protocol(self, row: Row, scheme: str) -> str:
-        entry, epochs = self.encoders.entry(row.entry), self.suite.finetune[scheme].training.epochs
-        parts = [
-            f"route {row.route or entry.method.deploy}",
-            *([f"pretraining's epoch {row.snapshot}"] if row.snapshot else []),
-            f"{scheme} {epochs} epochs, last epoch",
-            *(["input normalised"] if entry.mean or entry.std else []),
-            *(["external data"] if self.encoders.external(row.entry) else []),
-        ]
-        return ", ".join(parts)
-
-    def _finetune(self, row: Row, scheme: str) -> Stage:
-        value = self.suite.finetune[scheme]
+    def _corrupt(self, outcome: Outcome, cell: Cell) -> Cell:
+        """The cell, with a further judge and its stage where the suite asks for the accuracy under corruptions."""
+        given = self.suite.judge.corruptions
+        if not given:
+            return cell
+        where = f"{self.suite.name}.judge.corruptions"
         part = {
-            "scheme": method_identity(value),
-            "data": self.tuned.fingerprint,
-            "threat": plain(self.suite.threat) if value.adversarial else None,
-            "seed": self.suite.seeds.finetune,
+            "corruptions": list(given.names),
+            "severities": list(given.severities),
+            "files": {name: self.files.sha256(file, where) for name, file in given.files.items()},
+            "data": self.test.fingerprint,
+            "images": len(self.test),
+            **({} if outcome.choice == "last" else {"selection": outcome.choice}),
         }
-        if row.snapshot is not None:
-            part["snapshot"] = row.snapshot
-        if row.route not in (None, self.encoders.entry(row.entry).method.deploy):
-            part["route"] = row.route
-        label = f"finetune {self.encoders.label(str(row))} {scheme}"
-        stage = Stage(kind="finetune", part=part, parents={"encoder": self.encoders.stage(row.entry)}, label=label)
-        self.cost[stage.key] = training_cost(value, self.tuned)
-        return stage
+        label = f"corrupt {cell['encoder']} {cell['scheme']}"
+        stage = Stage(kind="corrupt", part=part, parents={"classifier": outcome.stage}, label=label)
+        self.ends.append(stage)
+        self.cost[stage.key] = len(self.test) * len(given.attacks)
+        return cell | {"judges": cell["judges"] | {JUDGE: given.attacks}, "corrupt": stage.key}
 
 
 def data_name(suite: Suite) -> str:
     """The data of a suite for people: `c10`, or `c10 -> stl10` where it is judged on other data than pretrained on."""
-    names = [suite.data_name or _name(suite.data)]
+    names = [suite.data_name or set_name(suite.data)]
     if suite.target:
-        names.append(suite.target_name or _name(suite.target))
+        names.append(suite.target_name or set_name(suite.target))
     return " -> ".join(names)
 
 
-def _name(data: DataSet) -> str:
-    """A data set for people: the stem of its path, or what it is."""
-    path = getattr(data, "path", None)
-    name = (path.stem if path else "") or type(data).__name__.lower()
-    return f"{name} (held-out training images)" if getattr(data, "holdout", None) else name
+def set_name(data: DataSet) -> str:
+    """A data set for people: what it is, and of somebody's own files the stem of their path."""
+    path = None if isinstance(data, Official) else getattr(data, "path", None)
+    name = (path.stem if path else "") or name_of(data)
+    return f"{name} (held-out training images)" if data.holdout else name
 
 
 def _check_shapes(suite: Suite, data: Images, target: Images) -> None:
@@ -132,6 +138,13 @@ def _check_shapes(suite: Suite, data: Images, target: Images) -> None:
         (f"sets.{suite.target_name}", f"[sets.{suite.data_name}]") if suite.target_name else ("target", "[data]")
     )
     raise UserError(f"{suite.name}.{where}: images of shape {target.shape}, expected {data.shape} as in {source}{hint}")
+
+
+def _check_corruptions(given: Corruptions, data: DataSet, test: Images, name: str) -> None:
+    """What would fail in a worker after an hour fails here, before anything is written."""
+    if data.holdout:
+        raise UserError(f"{name}.judge.corruptions: made of test images, expected them judged; remove holdout")
+    check(given.files, test)
 
 
 def _cost(attacks: Sequence[Attack], classes: int) -> int:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from robustcl.bench.files import Files
+from robustcl.bench.imports import import_stage
 from robustcl.bench.place import outside
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import (
@@ -16,14 +17,16 @@ from robustcl.bench.suite import (
     encoders_below,
     random_encoder,
 )
+from robustcl.models.convert import Report
 from robustcl.models.encoder import Encoder
-from robustcl.models.errors import UserError
+from robustcl.models.errors import UserError, unknown
 from robustcl.models.plugin import name_of
 from robustcl.models.value import plain
 from robustcl.models.vision import weights_file
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.method import Method
 from robustcl.pretraining.method import identity as method_identity
+from robustcl.pretraining.probe import passes
 from robustcl.pretraining.pseudo_labels import check_k, load_labels
 
 
@@ -40,9 +43,34 @@ class Encoders:
             if labels.fit:
                 check_k(labels.fit, len(images))
 
-    def entry(self, name: str) -> Pretrain:
-        """The entry of this name below [pretrain], or that of the random encoder."""
-        return random_encoder(self.suite) if name == RANDOM else self.suite.pretrain[name]
+    def method(self, name: str) -> str:
+        """What made the encoder, in a word."""
+        return name if name == RANDOM else "import" if name in self.suite.imports else name_of(self._entry(name).method)
+
+    def deployed(self, name: str, route: str | None = None) -> str:
+        """The route that is finetuned: this one, or the one that the encoder's project or method judges.
+
+        Errors: `UserError` where an imported encoder has no such route.
+        """
+        if name not in self.suite.imports:
+            return route or self._entry(name).method.deploy
+        report = self._import(name)[1]
+        if route is not None and route not in report.routes:
+            raise unknown(f"{self.suite.name}.pretrain.{name}", "route", route, report.routes)
+        return route or report.route
+
+    def routes(self, name: str) -> tuple[str, ...]:
+        """The routes that the encoder has."""
+        return self._import(name)[1].routes if name in self.suite.imports else self._entry(name).method.routes
+
+    def layout(self, name: str) -> str | None:
+        """The layout of the file that the encoder is imported from, if it is."""
+        return self._import(name)[1].layout if name in self.suite.imports else None
+
+    def constants(self, name: str) -> dict[str, tuple[float, ...] | None] | None:
+        """The `mean` and `std` that normalise the encoder's input; None where it sees raw images."""
+        held = self._import(name)[1] if name in self.suite.imports else self._entry(name)
+        return {"mean": held.mean, "std": held.std} if held.mean or held.std else None
 
     def label(self, name: str) -> str:
         """A row's name, with the point of the grid behind it."""
@@ -50,6 +78,8 @@ class Encoders:
 
     def external(self, name: str) -> bool:
         """Whether data from outside the suite went into the encoder, or into one that it is made from."""
+        if name in self.suite.imports:
+            return self.suite.imports[name].external
         labels = self._read(name)
         if labels and self.suite.labels[labels].external:
             return True
@@ -58,29 +88,41 @@ class Encoders:
     def stage(self, name: str) -> Stage:
         """The stage that makes this encoder. Errors: `UserError` where its inputs do not fit."""
         if name not in self.made:
-            suite, chosen = self.suite, self.entry(name)
-            method = chosen.method
-            self._check_inputs(name, chosen)
-            architecture = {"name": name_of(suite.architecture), **plain(suite.architecture)}
-            part = {
-                "method": method_identity(method),
-                "encoder": {"architecture": architecture, "mean": chosen.mean, "std": chosen.std},
-                "data": self.images.fingerprint,
-                "threat": plain(suite.threat) if method.adversarial else None,
-                "seed": suite.seeds.pretrain,
-            }
-            parents = {role: self.stage(other) for role, other in chosen.given.items()}
-            labels = self._read(name)
-            if labels:
-                parents["labels"] = self._labels(labels)
-            stage = Stage(kind="pretrain", part=part, parents=parents, label=f"pretrain {self.label(name)}")
-            self.cost[stage.key] = training_cost(method, self.images)
-            self.made[name] = stage
+            self.made[name] = self._import(name)[0] if name in self.suite.imports else self._pretrain(name)
         return self.made[name]
+
+    def _entry(self, name: str) -> Pretrain:
+        return random_encoder(self.suite) if name == RANDOM else self.suite.pretrain[name]
+
+    def _import(self, name: str) -> tuple[Stage, Report]:
+        chosen, where = self.suite.imports[name], f"{self.suite.name}.pretrain.{name}"
+        found = import_stage(chosen, self.images, self.files, where, f"import {self.label(name)}")
+        self.cost[found[0].key] = passes(self.images) if chosen.probe else 0
+        return found
+
+    def _pretrain(self, name: str) -> Stage:
+        suite, chosen = self.suite, self._entry(name)
+        method = chosen.method
+        self._check_inputs(name, chosen)
+        architecture = {"name": name_of(suite.architecture), **plain(suite.architecture)}
+        part = {
+            "method": method_identity(method),
+            "encoder": {"architecture": architecture, "mean": chosen.mean, "std": chosen.std},
+            "data": self.images.fingerprint,
+            "threat": plain(suite.threat) if method.adversarial else None,
+            "seed": suite.seeds.pretrain,
+        }
+        parents = {role: self.stage(other) for role, other in chosen.given.items()}
+        labels = self._read(name)
+        if labels:
+            parents["labels"] = self._labels(labels)
+        stage = Stage(kind="pretrain", part=part, parents=parents, label=f"pretrain {self.label(name)}")
+        self.cost[stage.key] = training_cost(method, self.images)
+        return stage
 
     def _read(self, name: str) -> str | None:
         """The labels that a method reads: none where one of its fields, such as a weight of 0, leaves them out."""
-        chosen = self.entry(name)
+        chosen = self._entry(name)
         return chosen.labels if chosen.method.supervision == "pseudo" else None
 
     def _check_inputs(self, name: str, chosen: Pretrain) -> None:
@@ -90,13 +132,28 @@ class Encoders:
             Encoder(self.suite.architecture, self.images.shape, mean=chosen.mean, std=chosen.std)
         except UserError as error:
             raise UserError(f"{where}: {str(error).removeprefix('encoder: ')}") from None
+        if self.images.classes == 1 and name != RANDOM and chosen.method.supervision == "labels":
+            raise UserError(f"{where}: the method reads labels, expected [data] with labels; set pretrain = 'train'")
         role = chosen.method.facts.begins_as
-        other = self.entry(chosen.given[role]) if role else chosen
-        if (other.mean, other.std) != (chosen.mean, chosen.std):
+        if not role:
+            return
+        other, own = chosen.given[role], (chosen.mean, chosen.std)
+        constants = self._constants(other, f"{where}: begins as the {role} '{other}'")
+        if constants != own:
             raise UserError(
-                f"{where}: mean {chosen.mean} and std {chosen.std}, expected those of the {role} "
-                f"'{chosen.given[role]}' that it begins as, {other.mean} and {other.std}"
+                f"{where}: mean {own[0]} and std {own[1]}, expected those of the {role} "
+                f"'{other}' that it begins as, {constants[0]} and {constants[1]}"
             )
+
+    def _constants(self, name: str, where: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+        """The mean and std of an encoder that another one of the suite's architecture begins as."""
+        if name not in self.suite.imports:
+            return self._entry(name).mean, self._entry(name).std
+        report, wanted = self._import(name)[1], {"name": name_of(self.suite.architecture)}
+        wanted |= plain(self.suite.architecture)
+        if report.network != wanted:
+            raise UserError(f"{where}, {report.network}, expected that of [encoder], {wanted}")
+        return report.mean or None, report.std or None
 
     def _labels(self, name: str) -> Stage:
         if name not in self.labelled:
@@ -107,15 +164,13 @@ class Encoders:
             source = labels.source
             parents = {"encoder": self.stage(source.encoder)} if isinstance(source, Own) else {}
             stage = Stage(kind="labels", part=part, parents=parents, label=f"labels {name}")
-            self._try_out(stage)
+            self.files.once(stage.key, lambda: self._try_out(stage))
             self.cost[stage.key] = len(self.images) if labels.fit else 0
             self.labelled[name] = stage
         return self.labelled[name]
 
     def _try_out(self, stage: Stage) -> None:
         """Read what the stage will read: what would fail in a worker after an hour fails here."""
-        if not self.files.first(stage.key):
-            return
         if "file" in stage.part:
             load_labels(self.files.known[stage.part["file"]], len(self.images))
         elif not stage.parents:
@@ -125,7 +180,7 @@ class Encoders:
         """What the key says of a source outside the suite: never a path."""
         source, where = labels.source, f"{self.suite.name}.labels.{name}"
         if isinstance(source, Own):
-            return {"route": source.route} if source.route else {}
+            return {"route": self.deployed(source.encoder, source.route)} if source.route else {}
         if isinstance(source, LabelFile):
             return {"file": self.files.sha256(source.file, f"{where}.file")}
         if isinstance(source, Saved):

@@ -109,6 +109,7 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
         "device": place.device,
         "offline": place.offline,
         "data": [described(data) for data in place.library.datasets],
+        "given": place.given,
         "files": {key: str(path) for key, path in place.files.items()},
     }
     started = [

@@ -1,10 +1,13 @@
 """The only owner of the user's files that stages read: each hashed and tried once, known to keys by its content."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from robustcl.models.errors import UserError
+
+T = TypeVar("T")
 
 
 class Files:
@@ -13,23 +16,25 @@ class Files:
     def __init__(self) -> None:
         self.known: dict[str, Path] = {}
         self.hashes: dict[Path, str] = {}
-        self.tried: set[str] = set()
+        self.made: dict[str, Any] = {}
+        self.given: dict[str, dict[str, Any]] = {}  # where given classifiers come from, by their weights
 
     def sha256(self, path: Path, where: str) -> str:
         """The hash of the file's content. Errors: `UserError` where there is no such file."""
         path = path.expanduser().resolve()
         if path not in self.hashes:
             if not path.is_file():
-                raise UserError(f"{where}: {path}: no such file, expected one of labels or weights")
+                raise UserError(f"{where}: {path}: no such file, expected labels or weights")
             self.hashes[path] = content(path)
             self.known[self.hashes[path]] = path
         return self.hashes[path]
 
-    def first(self, key: str) -> bool:
-        """Whether what has this key is tried for the first time."""
-        new = key not in self.tried
-        self.tried.add(key)
-        return new
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """What `make` returned when it was called for this key: at the first time, and never again."""
+        if key not in self.made:
+            self.made[key] = make()
+        found: T = self.made[key]
+        return found
 
 
 def content(path: Path) -> str:

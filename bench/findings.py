@@ -11,6 +11,7 @@ from robustcl.models.value import read, value
 Verdict = Literal["ok", "suspect", "unreliable"]
 VERDICTS: tuple[Verdict, ...] = ("ok", "suspect", "unreliable")
 UNCHECKED = "unchecked"
+NO_ATTACK = ("clean", "corruptions")  # what stands in records like a judge and attacks nothing
 LEVEL = 0.01  # a count is beyond a share where at most this chance explains it
 
 
@@ -44,8 +45,9 @@ class Reliability:
         return worst(finding.verdict for finding in self.findings)
 
     def against(self, judge: str) -> tuple[Finding, ...]:
-        """What speaks against the numbers of this judge, the worst first; `clean` answers are no attack's."""
-        concern = (one for one in self.findings if judge in one.judges or not (one.judges or judge == "clean"))
+        """What speaks against the numbers of this judge, the worst first; `NO_ATTACK` are concerned by name alone."""
+        every = judge not in NO_ATTACK
+        concern = (one for one in self.findings if judge in one.judges or (every and not one.judges))
         found = [one for one in concern if one.verdict != "ok"]
         return tuple(sorted(found, key=lambda one: -VERDICTS.index(one.verdict)))
 

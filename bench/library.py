@@ -13,6 +13,7 @@ class Library:
     def __init__(self, datasets: Iterable[DataSet] = ()) -> None:
         self.datasets = list(dict.fromkeys(datasets))
         self._splits: dict[DataSet, Splits] = {}
+        self._unlabelled: dict[DataSet, Images | None] = {}
         self._parts: dict[tuple[DataSet, str, int], Images] = {}
 
     def splits(self, data: DataSet) -> Splits:
@@ -30,10 +31,20 @@ class Library:
             return images
         return self._parts.setdefault((data, split, n), images.sample(n))
 
+    def pretraining(self, data: DataSet) -> Images:
+        """What encoders are pretrained on: images without labels where a data set asks so, else the training split."""
+        if data not in self._unlabelled:
+            self._unlabelled[data] = data.unlabelled()
+        found = self._unlabelled[data]
+        return self.part(data, "train") if found is None else found
+
     def find(self, fingerprint: str, where: str, n: int | None = None) -> Images:
         """The images of this content, `n` of a split or all. Errors: `UserError` where no data set has them."""
         for data in list(self.datasets):
             for split in Splits._fields:
                 if self.part(data, split, n).fingerprint == fingerprint:
                     return self.part(data, split, n)
+        for data in list(self.datasets):  # last, as they can be many times the others
+            if self.pretraining(data).fingerprint == fingerprint:
+                return self.pretraining(data)
         raise UserError(f"{where}: the images have changed since the plan was made; run again")

@@ -1,6 +1,6 @@
 """The only owner of where stages run and what they find there: images, files of parents, files of the user."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,18 @@ from robustcl.models.value import read
 from robustcl.models.vision import features_of
 from robustcl.pretraining.images import Images
 
+Report = Callable[[int, int], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where stages run: never part of a key. `files` are the user's own, by the SHA-256 of their content."""
+    """Where stages run: never part of a key. `files` are the user's own, by the SHA-256 of their content;
+    `given` is where classifiers from outside come from, by their weights."""
 
     store: Store
     library: Library
     files: Mapping[str, Path] = field(default_factory=dict)
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = "cpu"
     offline: bool = False
 

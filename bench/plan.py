@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from robustcl.bench.draft import Draft
 from robustcl.bench.files import Files
@@ -18,12 +19,14 @@ class Plan:
 
     `cost` counts forward-equivalents of one image; for a judge it is the most it can take. `files` are the user's own
     that stages read, by the SHA-256 of their content: keys know them by that alone.
+    `given` says where classifiers from outside come from, by their weights.
     """
 
     cells: Sequence[Cell]
     stages: Sequence[Stage]
     cost: dict[str, int]
     files: Mapping[str, Path] = field(default_factory=dict)
+    given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def plan(points: Sequence[Suite], library: Library) -> Plan:
@@ -37,7 +40,7 @@ def plan(points: Sequence[Suite], library: Library) -> Plan:
         for stage in _parents_first(draft.ends):
             stages.setdefault(stage.key, stage)
         cost |= draft.cost
-    return Plan(cells=cells, stages=list(stages.values()), cost=cost, files=files.known)
+    return Plan(cells=cells, stages=list(stages.values()), cost=cost, files=files.known, given=files.given)
 
 
 def _parents_first(ends: Sequence[Stage]) -> Iterator[Stage]:

@@ -9,13 +9,17 @@ Cell = dict[str, Any]
 
 
 def joined(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell]:
-    """The cells of all points of a suite, `drafts` in the order of `points`; each data set is a grid of its own."""
-    sets = dict.fromkeys(cell["data"] for cells in drafts for cell in cells)
-    return [cell for data in sets for cell in _shown([_of(cells, data) for cells in drafts], points)]
+    """The cells of all points of a suite, `drafts` in the order of `points`.
+
+    Each data set with each combination of seeds is a grid of its own.
+    """
+    grids = dict.fromkeys(_grid(cell) for cells in drafts for cell in cells)
+    parts = ([[cell for cell in cells if _grid(cell) == one] for cells in drafts] for one in grids)
+    return [cell for part in parts for cell in _shown(part, points)]
 
 
-def _of(cells: Sequence[Cell], data: str) -> list[Cell]:
-    return [cell for cell in cells if cell["data"] == data]
+def _grid(cell: Cell) -> tuple[Any, ...]:
+    return (cell["data"], *cell["seeds"].items())
 
 
 def _shown(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell]:
@@ -32,6 +36,8 @@ def _shown(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell
                 cell["encoder"] = name
             held, _ = found.setdefault((cell["encoder"], cell["stage"]), (cell, point))
             held["headline"] |= cell["headline"]  # what one point has in its sweep may be the table of another
+            if "corrupt" in cell:  # which a sweep has not
+                held |= {name: cell[name] for name in ("judges", "corrupt")}
     _tell_apart(list(found.values()))
     return [cell for cell, _ in found.values()]
 

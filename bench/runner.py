@@ -15,6 +15,7 @@ from robustcl.bench.spec import read_suite
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Suite, resolved
 from robustcl.models.errors import UserError
+from robustcl.models.value import Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +44,21 @@ def prepare(
     device: str = "cpu",
     overrides: Sequence[str] = (),
     offline: bool = False,
+    table: Table | None = None,
 ) -> Job:
     """Read and plan a suite; nothing is written. `runs` defaults to `runs/<suite>`.
+
+    With a `table` these are the tables of the suite, which then is only named `suite`.
 
     Errors: `UserError` for everything that is wrong with the suite, its data or the device.
     """
     if offline:
         go_offline()
-    points = read_suite(suite, overrides)
+    points = read_suite(suite, overrides, table)
     where = Store(Path(runs) if runs else Path("runs") / points[0].name)
-    device, library = _device(device), Library()
+    device, library = find_device(device), Library()
     made = plan(points, library)
-    place = Place(store=where, library=library, files=made.files, device=device, offline=offline)
+    place = Place(store=where, library=library, files=made.files, given=made.given, device=device, offline=offline)
     return Job(points=points, plan=made, place=place)
 
 
@@ -65,7 +69,8 @@ def make(job: Job, watch: Watch, workers: int | None = None) -> None:
     run_stages(job.plan.stages, job.place, workers, job.plan.cost, watch)
 
 
-def _device(name: str) -> str:
+def find_device(name: str) -> str:
+    """The device of this name. Errors: `UserError` where this machine has none."""
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:

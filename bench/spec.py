@@ -7,17 +7,20 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
-from robustcl.bench.schemes import read_scheme
+from robustcl.bench.profiles import DEFAULT, read_scheme, schemes
+from robustcl.bench.scheme import Scheme
+from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
     RANDOM,
+    Imported,
     Judging,
     LabelFile,
     Labels,
+    Outside,
     Own,
     Pretrain,
     Row,
     Saved,
-    Seeds,
     Shown,
     Source,
     Suite,
@@ -37,26 +40,31 @@ from robustcl.pretraining.pseudo_labels import ClusterFit
 Constants = tuple[tuple[float, ...] | None, tuple[float, ...] | None]
 
 
-def read_suite(name: str | Path, overrides: Sequence[str] = ()) -> list[Suite]:
+def read_suite(name: str | Path, overrides: Sequence[str] = (), table: Table | None = None) -> list[Suite]:
     """The points of a suite: one, or one per combination of its grid. `overrides` are texts `path.to.key=value`.
+
+    With a `table` these are the suite's tables, and no file is read.
 
     Errors: `UserError` for an unknown suite, a file that is not TOML, an unknown key or name, or a wrong type.
     """
-    path = find_suite(name)
-    table, text = merged(path)
+    text = ""
+    if table is None:
+        path = find_suite(name)
+        name, (table, text) = path.stem, merged(path)
     for given in overrides:
         override(table, given)
     if "extends" in table:
         raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))
     return [
-        _suite(path.stem, head, point, part, pair)
-        for point, whole in grid(table, path.stem)
-        for pair, part in transfers(whole, path.stem)
+        _suite(str(name), head, point, part, pair, seeds)
+        for point, whole in grid(table, str(name))
+        for pair, part in transfers(whole, str(name))
+        for seeds in combinations(part.get("seeds", {}), f"{name}.seeds")
     ]
 
 
-def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]) -> Suite:
+def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str], seeds: Seeds) -> Suite:
     where = {"data": f"{name}.sets.{pair[0]}" if pair[0] else f"{name}.data"}
     where["target"] = f"{name}.sets.{pair[1]}" if pair[1] else f"{name}.target"
     for key in ("data", "encoder", "threat", "pretrain", "finetune"):
@@ -65,12 +73,15 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     encoder = dict(table["encoder"])
     mean, std = constants = _constants(encoder, f"{name}.encoder", (None, None))
     labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in entries(table, name, "labels").items()}
-    pretrain = {key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in alike(table, name).items()}
-    finetune = {
-        key: read_scheme({"scheme": key, **part}, f"{name}.finetune.{key}")
-        for key, part in entries(table, name, "finetune").items()
+    whole = alike(table, name)
+    imports = {
+        key: read(Imported, part, f"{name}.pretrain.{key}") for key, part in whole.items() if "checkpoint" in part
     }
-    rows, schemes = _shown(table.get("table", {}), f"{name}.table", pretrain, finetune)
+    pretrain = {
+        key: _pretrain(part, f"{name}.pretrain.{key}", constants) for key, part in whole.items() if key not in imports
+    }
+    profile, per_method, finetune = _finetune(table, name)
+    rows, shown = _shown(table.get("table", {}), f"{name}.table", whole, pretrain, finetune)
     suite = Suite(
         name=name,
         head=head,
@@ -85,11 +96,15 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         threat=read(Threat, table["threat"], f"{name}.threat"),
         labels=labels,
         pretrain=pretrain,
+        imports=imports,
+        profile=profile,
+        per_method=per_method,
         finetune=finetune,
+        references=_references(table, name, pretrain),
         rows=rows,
-        schemes=schemes,
+        schemes=shown,
         judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
-        seeds=read(Seeds, table.get("seeds", {}), f"{name}.seeds"),
+        seeds=seeds,
         table=table,
     )
     _check_names(suite)
@@ -101,12 +116,30 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     return suite
 
 
+def _finetune(table: Table, name: str) -> tuple[str, bool, dict[str, Scheme]]:
+    """The profile, whether rows per method go before it, and the schemes."""
+    where, tables = f"{name}.finetune", dict(table["finetune"])
+    profile, per_method = tables.pop("profile", DEFAULT), tables.pop("per_method", False)
+    known = schemes(profile, where)
+    if not isinstance(per_method, bool):
+        raise UserError(f"{where}.per_method: {per_method!r} is wrong, expected true or false")
+    if per_method and profile == "autolora":
+        raise UserError(f"{where}.per_method: fixes the rates that profile autolora finds by itself, expected false")
+    parts = entries({"finetune": tables}, name, "finetune")
+    for key in parts:
+        if key not in known:
+            raise unknown(where, "scheme", key, known)
+    found = {key: read_scheme({"scheme": key, **part}, f"{where}.{key}", profile) for key, part in parts.items()}
+    if not found:
+        raise UserError(f"{where}: no scheme, expected a table such as [finetune.SLF]")
+    return profile, per_method, found
+
+
 def _dataset(table: Table, where: str) -> DataSet:
     """A data set; a suite may leave the path of one to the command line."""
     kind = datasets().get(str(table.get("name")))
     if kind and "path" in kind.__dataclass_fields__ and "path" not in table:
-        what = "a folder" if table["name"] == "folder" else f"an .{table['name']}"
-        example = "images/" if table["name"] == "folder" else f"mnist.{table['name']}"
+        what, example = ("an .npz", "mnist.npz") if table["name"] == "npz" else ("a folder", "images/")
         key = where.partition(".")[2]
         raise UserError(f"{where}.path: missing, expected the path of {what}, for example --set {key}.path={example}")
     return read_dataset(table, where)
@@ -166,14 +199,29 @@ def _labels(table: Table, where: str) -> Labels:
     return Labels(source=source, fit=None if kind is LabelFile else read(ClusterFit, fields, where))
 
 
+def _references(table: Table, name: str, pretrain: Collection[str]) -> dict[str, Outside]:
+    """The entries of [reference]: classifiers from outside, judged as they are."""
+    found = {
+        key: read(Outside, part, f"{name}.reference.{key}") for key, part in entries(table, name, "reference").items()
+    }
+    for key in found:
+        if key in (RANDOM, *pretrain):
+            raise UserError(f"{name}.reference.{key}: this name is taken by an encoder, expected another one")
+    return found
+
+
 def _shown(
-    table: Table, where: str, pretrain: Mapping[str, Pretrain], finetune: Collection[str]
+    table: Table,
+    where: str,
+    encoders: Collection[str],
+    pretrain: Mapping[str, Pretrain],
+    finetune: Collection[str],
 ) -> tuple[list[Row], list[str]]:
     """The rows and the schemes of the table."""
     shown = read(Shown, table, where)
-    rows = list(pretrain) if shown.rows is None else list(shown.rows)
+    rows = list(encoders) if shown.rows is None else list(shown.rows)
     schemes = list(finetune) if shown.schemes is None else list(shown.schemes)
-    read_rows = [_row(name, f"{where}.rows", pretrain) for name in rows]
+    read_rows = [_row(name, f"{where}.rows", encoders, pretrain) for name in rows]
     for key, names, held in (("rows", rows, read_rows), ("schemes", schemes, schemes)):
         if not names or len(set(held)) < len(names):
             raise UserError(f"{where}.{key}: {names!r} is wrong, expected at least one name, each once")
@@ -183,12 +231,16 @@ def _shown(
     return read_rows, schemes
 
 
-def _row(name: str, where: str, pretrain: Mapping[str, Pretrain]) -> Row:
-    if name in pretrain:
+def _row(name: str, where: str, encoders: Collection[str], pretrain: Mapping[str, Pretrain]) -> Row:
+    if name in encoders:
         return Row(entry=name)
     entry, *marks = name.split("@")
-    if entry not in pretrain:
-        raise unknown(where, "encoder", entry, pretrain)
+    if entry not in encoders:
+        raise unknown(where, "encoder", entry, encoders)
+    if entry not in pretrain:  # an imported one: its routes are in its file, which is read for the plan
+        if len(marks) != 1:
+            raise UserError(f"{where}: '{name}', expected one route of its checkpoint after @")
+        return Row(entry=entry, route=marks[0])
     method = pretrain[entry].method
     epochs, routes = {str(epoch): epoch for epoch in method.training.snapshots}, method.routes
     epoch = next((epochs[mark] for mark in marks if mark in epochs), None)
@@ -200,7 +252,8 @@ def _row(name: str, where: str, pretrain: Mapping[str, Pretrain]) -> Row:
 
 
 def _check_names(suite: Suite) -> None:
-    if RANDOM in suite.pretrain:
+    known = [*suite.pretrain, *suite.imports]
+    if RANDOM in known:
         raise UserError(f"{suite.name}.pretrain.{RANDOM}: this name is taken by the encoder that is in every table")
     for key, part in suite.pretrain.items():
         if part.labels is not None and part.labels not in suite.labels:
@@ -211,8 +264,8 @@ def _check_names(suite: Suite) -> None:
     sources = [(f"labels.{key}.encoder", labels.source) for key, labels in suite.labels.items()]
     asked += [(where, source.encoder) for where, source in sources if isinstance(source, Own)]
     for where, name in asked:
-        if name not in suite.pretrain:
-            raise unknown(f"{suite.name}.{where}", "encoder", name, suite.pretrain)
+        if name not in known:
+            raise unknown(f"{suite.name}.{where}", "encoder", name, known)
     for key in suite.pretrain:
         _check_circle(suite, (key,))
     for key, labels in suite.labels.items():
@@ -220,7 +273,7 @@ def _check_names(suite: Suite) -> None:
 
 
 def _check_route(where: str, source: Source, pretrain: Mapping[str, Pretrain]) -> None:
-    if isinstance(source, Own) and source.route is not None:
+    if isinstance(source, Own) and source.route is not None and source.encoder in pretrain:
         routes = pretrain[source.encoder].method.routes
         if source.route not in routes:
             raise unknown(where, "route", source.route, routes)

@@ -1,44 +1,46 @@
-"""The only owner of what each kind of stage does: pretrain, labels, finetune, evaluate.
+"""The only owner of what each kind of stage does: pretrain, import, labels, finetune, evaluate, corrupt.
 
 A stage is executed from its part alone, so that nothing outside its key can change its numbers.
 """
 
-import csv
 import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from robustcl.bench import records
+from robustcl.bench import finetuning, records
+from robustcl.bench.about import about, history
 from robustcl.bench.attacks import PGD, Attack
 from robustcl.bench.autoattack.reference import Reference
-from robustcl.bench.evaluate import Trial, judge
-from robustcl.bench.fingerprint import fingerprints
-from robustcl.bench.place import Place, outside, threat_of
+from robustcl.bench.corruptions import corrupted
+from robustcl.bench.evaluate import Model, Trial, judge
+from robustcl.bench.imports import make_import, told_import
+from robustcl.bench.place import Place, Report, outside, threat_of
 from robustcl.bench.provenance import provenance
-from robustcl.bench.reliability import check
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.references import again
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
 from robustcl.models.architecture import read_architecture
-from robustcl.models.classifier import Classifier
 from robustcl.models.encoder import Encoder
-from robustcl.models.value import plain, read
-from robustcl.pretraining.loop import Epoch, Run, fit
+from robustcl.models.value import read
+from robustcl.pretraining.loop import Run, fit
 from robustcl.pretraining.method import Method, Targets, build_net, read_method
 from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, load_labels, save_labels
-
-Report = Callable[[int, int], None]
 
 
 def execute(stage: Stage, place: Place, report: Report) -> None:
     """Make the stage unless the store has it."""
-    kinds = {"pretrain": _pretrain, "labels": _labels, "finetune": _finetune, "evaluate": _evaluate}
+    kinds = {
+        "pretrain": _pretrain,
+        "import": make_import,
+        "labels": _labels,
+        "finetune": finetuning.run_stage,
+        "evaluate": _evaluate,
+        "corrupt": _corrupt,
+    }
     began = time.monotonic()
 
     def work(folder: Path) -> Mapping[str, Any]:
@@ -86,7 +88,7 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         report=report,
         snapshot=snapshot,
     )
-    _curve(folder, fit(method, net, images, run))
+    finetuning.write_curve(folder, fit(method, net, images, run))
     checkpoint.save_encoder(folder / "encoder.safetensors", net.deployed(method.facts.network), method.deploy)
     return {}
 
@@ -106,29 +108,12 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
     return {}
 
 
-def _finetune(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    part, images = stage.part, place.images(stage)
-    fields = {name: held for name, held in part["scheme"].items() if name not in ("name", "version")}
-    scheme = read(Scheme, fields, stage.label)
-    name = f"encoder-{part['snapshot']:05}.safetensors" if "snapshot" in part else "encoder.safetensors"
-    source = place.parent(stage, "encoder", name)
-    assert source is not None
-    encoder = checkpoint.load_encoder(source, part.get("route"))
-    net = build_net(scheme, encoder, Targets(classes=images.classes), part["seed"]).to(place.device)
-    keep = folder / "progress" / "training.safetensors"
-    run = Run(seed=part["seed"], threat=threat_of(stage), keep=keep, where=stage.label, report=report)
-    _curve(folder, fit(scheme, net, images, run))
-    head = net.heads["classes"]
-    assert isinstance(head, nn.Linear)
-    checkpoint.save_classifier(folder / "classifier.safetensors", Classifier(net.encoder, head))
-    return {}
-
-
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
-    part = stage.part
-    source = place.parent(stage, "classifier", "classifier.safetensors")
-    assert source is not None
-    classifier = checkpoint.load_classifier(source).to(place.device)
+    part, images = stage.part, place.images(stage)
+    source = place.parent(stage, "classifier", finetuning.weights(part.get("selection", "last")))
+    classifier: Model = (
+        checkpoint.load_classifier(source).to(place.device) if source else again(stage, place.given, images).model
+    )
     threat = threat_of(stage)
     assert threat is not None
     trial = Trial(
@@ -138,26 +123,27 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "batches",
         report=report,
     )
-    images = place.images(stage)
     found = judge(classifier, images, trial)
-    about = {
-        "threat": part["threat"],
-        "fingerprints": fingerprints(trial.judges, threat, trial.seed),
-        "protocol": _history(stage),
-        "reliability": plain(check(classifier, images, trial, found)),
-    }
-    records.write(folder / "records.parquet", found, about)
+    records.write(folder / "records.parquet", found, about(stage, classifier, images, trial, found))
     return {}
 
 
-def _history(stage: Stage) -> dict[str, Any]:
-    """Everything in the key of a stage, and in those of the stages that it builds on."""
-    parents = {role: _history(parent) for role, parent in stage.parents.items()}
-    return {"kind": stage.kind, "part": stage.part, "parents": parents}
+def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    part = stage.part
+    source = place.parent(stage, "classifier", finetuning.weights(part.get("selection", "last")))
+    assert source is not None
+    classifier = checkpoint.load_classifier(source).to(place.device)
+    files = {name: place.file(stage, part["files"][name]) for name in ("labels", *part["corruptions"])}
+    keep = folder / "progress" / "corruptions"
+    found = corrupted(classifier, place.images(stage), files, part["severities"], keep=keep, report=report)
+    records.write(folder / "records.parquet", found, {"protocol": history(stage)})
+    return {}
 
 
 def told(stage: Stage, store: Store) -> list[str]:
-    """What people should know of a finished stage, in lines: of labels, how even the clusters are."""
+    """What people should know of a finished stage, in lines: how even clusters are, how an import was read."""
+    if stage.kind == "import":
+        return told_import(stage, store)
     if stage.kind != "labels":
         return []
     held = json.loads(store.file(stage, "balance.json").read_text())
@@ -183,12 +169,3 @@ def attack_from(identity: Mapping[str, Any], where: str) -> Attack:
 
 def _numbers(given: list[float] | None) -> tuple[float, ...] | None:
     return None if given is None else tuple(given)
-
-
-def _curve(folder: Path, history: list[Epoch]) -> None:
-    """The training curve as CSV, one row per epoch; what an epoch did not measure is blank."""
-    columns = list(dict.fromkeys(name for row in history for name in row)) or ["epoch"]
-    with (folder / "curve.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)

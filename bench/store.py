@@ -8,7 +8,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,6 +19,7 @@ from robustcl.models.errors import UserError
 from robustcl.models.value import digest
 
 SCHEMA = 1
+_PLACE = ("encoder", "scheme", "data", "norm", "eps")  # where a cell stands in a table
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +79,7 @@ class Store:
         `work` gets the hidden folder, with what an interrupted attempt left there, and returns what to note beside
         the key. What it keeps for a restart lies in `progress/` and is dropped at the end.
         """
-        with _writable(self.root), self._claimed(stage):
+        with _writable(self.root), self._locked(f"{stage.kind}-{stage.key}"):
             if self.has(stage):
                 return
             hidden = self.root / stage.kind / f".{stage.key}"
@@ -93,9 +94,9 @@ class Store:
             hidden.rename(self.folder(stage))
 
     @contextmanager
-    def _claimed(self, stage: Stage) -> Iterator[None]:
-        """The lock on a stage; the kernel frees it when its holder dies."""
-        path = self.root / ".locks" / f"{stage.kind}-{stage.key}"
+    def _locked(self, name: str) -> Iterator[None]:
+        """A lock in this folder; the kernel frees it when its holder dies."""
+        path = self.root / ".locks" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w") as lock:
             while True:
@@ -108,18 +109,32 @@ class Store:
 
     def claim_suite(self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]]) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
-        path = self.root / "suite.json"
+        self.cells(name)  # which refuses
         with _writable(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                other = _suite_name(path)
-                if other != name:
-                    raise UserError(
-                        f"{self.root}: written by suite '{other}', expected '{name}'; choose another --runs folder"
-                    )
-            elif any(child.name != ".locks" for child in self.root.iterdir()):
+            what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells}
+            write_json(self.root / "suite.json", what)
+
+    def cells(self, name: str) -> list[dict[str, Any]]:
+        """The cells of `suite.json`, none in a new folder. Errors: `UserError` where the folder is another suite's."""
+        path = self.root / "suite.json"
+        if path.exists():
+            held = _suite(path)
+            if held["suite"] != name:
+                raise UserError(
+                    f"{self.root}: written by suite '{held['suite']}', expected '{name}'; choose another --runs folder"
+                )
+            return list(held["cells"])
+        with _writable(self.root):
+            if self.root.exists() and any(child.name != ".locks" for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
-            write_json(path, {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells})
+        return []
+
+    def add_cells(self, name: str, cells: Sequence[dict[str, Any]]) -> None:
+        """Enter cells into `suite.json`; one for the same place of the table replaces it. Errors: as `claim_suite`."""
+        with _writable(self.root), self._locked("suite"):
+            held = {tuple(cell[key] for key in _PLACE): cell for cell in [*self.cells(name), *cells]}
+            self.claim_suite(name, {}, list(held.values()))
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
@@ -129,9 +144,10 @@ def write_json(path: Path, held: Mapping[str, Any]) -> None:
     part.replace(path)
 
 
-def _suite_name(path: Path) -> str:
+def _suite(path: Path) -> dict[str, Any]:
     try:
-        return str(json.loads(path.read_text())["suite"])
+        held = json.loads(path.read_text())
+        return {"suite": str(held["suite"]), "cells": list(held["cells"])}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: truncated or not a suite's; remove it or choose another --runs folder") from None
 

@@ -3,12 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.scheme import Scheme
+from robustcl.bench.seeds import Seeds
 from robustcl.models.architecture import Architecture
+from robustcl.models.architectures.resnet import Stem
 from robustcl.models.plugin import name_of
 from robustcl.models.threat import Radius, Threat
 from robustcl.models.value import Table, plain, value
@@ -17,15 +21,6 @@ from robustcl.pretraining.methods.supervised import Supervised
 from robustcl.pretraining.pseudo_labels import ClusterFit
 
 RANDOM = "random"
-
-
-@value
-class Seeds:
-    """One seed per part, so that their spreads can be told apart."""
-
-    pretrain: int = Field(default=0, ge=0)
-    finetune: int = Field(default=0, ge=0)
-    judge: int = Field(default=0, ge=0)
 
 
 @value
@@ -40,13 +35,20 @@ class Sweep:
 class Judging:
     """Who judges, on how many of the test images (a fixed random part; None is all), in which batches.
 
-    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it.
+    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it. `corruptions` is the folder
+    of CIFAR-10-C or CIFAR-100-C, or a table of `Corruptions`: then the cells of the table have a corruption accuracy.
     """
 
     judges: tuple[str, ...] = ("pgd-20", "autoattack")
     images: int | None = Field(default=None, ge=1)
     batch: int = Field(default=512, ge=1)
     sweep: Sweep = Sweep()
+    corruptions: Corruptions | None = None
+
+    @field_validator("corruptions", mode="before")
+    @classmethod
+    def _at(cls, given: Any) -> Any:
+        return {"path": given} if isinstance(given, str) else given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,24 @@ class Pretrain:
     given: Mapping[str, str] = field(default_factory=dict)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+
+
+@value
+class Imported:
+    """An encoder that was pretrained elsewhere: a file that `import_encoder` reads, and what overrides its layout.
+
+    `route` is the one that is finetuned, None is what its project judges. `external` says that other data than the
+    suite's went into it; without `probe` nothing asks whether it knows the suite's images.
+    """
+
+    checkpoint: Path
+    layout: str | None = None
+    route: str | None = None
+    stem: Stem | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    external: bool = True
+    probe: bool = True
 
 
 @value
@@ -117,6 +137,32 @@ class Labels:
 
 
 @value
+class Outside:
+    """A classifier from outside, judged as it is: a `factory` (see `foreign`; this runs its code), or a model of
+    RobustBench's zoo, whose files lie in the folder `models` (see `zoo`)."""
+
+    factory: str | None = None
+    robustbench: str | None = None
+    models: Path | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Outside":
+        if (self.factory is None) == (self.robustbench is None):
+            raise ValueError('expected either factory = "file.py:function" or robustbench = "<name>"')
+        return self
+
+    @property
+    def target(self) -> str:
+        """As `robustcl evaluate` is told."""
+        return self.factory if self.factory is not None else f"robustbench:{self.robustbench}"
+
+    @property
+    def folder(self) -> str | None:
+        """The folder of the zoo, absolute."""
+        return None if self.models is None else str(self.models.expanduser().resolve())
+
+
+@value
 class Shown:
     """The encoders and schemes of the table, in its order; None is all.
 
@@ -146,6 +192,8 @@ class Row:
 class Suite:
     """One suite, or one point of its grid (`point` says which) on one pair of data sets of a transfer.
 
+    The entries below [pretrain] are in `pretrain` where a method trains them, in `imports` where a file holds them.
+    `finetune` are the schemes of the `profile`; with `per_method` a row's method may have recipes of its own.
     `data_name` and `target_name` are those of [sets], empty where the suite has one [data] and at most one [target].
     """
 
@@ -162,7 +210,11 @@ class Suite:
     threat: Threat
     labels: Mapping[str, Labels]
     pretrain: Mapping[str, Pretrain]
+    imports: Mapping[str, Imported]
+    profile: str
+    per_method: bool
     finetune: Mapping[str, Scheme]
+    references: Mapping[str, Outside]
     rows: Sequence[Row]
     schemes: Sequence[str]
     judge: Judging
@@ -188,31 +240,32 @@ def resolved(suite: Suite) -> Table:
         "labels": {
             key: {**plain(part.source), **(plain(part.fit) if part.fit else {})} for key, part in suite.labels.items()
         },
-        "pretrain": {
-            key: {
-                "method": name_of(part.method),
-                "labels": part.labels,
-                "mean": part.mean,
-                "std": part.std,
-                **part.given,
-                **plain(part.method),
-            }
-            for key, part in suite.pretrain.items()
-        },
+        "pretrain": {key: _trained(part) for key, part in suite.pretrain.items()}
+        | {key: plain(part) for key, part in suite.imports.items()},
+        "profile": suite.profile,
+        "per_method": suite.per_method,
         "finetune": {key: plain(scheme) for key, scheme in suite.finetune.items()},
+        **({"reference": {key: plain(part) for key, part in suite.references.items()}} if suite.references else {}),
         "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},
         "judge": plain(suite.judge),
         "seeds": plain(suite.seeds),
     }
 
 
+def _trained(part: Pretrain) -> Table:
+    rest = {"labels": part.labels, "mean": part.mean, "std": part.std}
+    return {"method": name_of(part.method), **rest, **part.given, **plain(part.method)}
+
+
 def described(data: DataSet) -> Table:
     """A data set as the table that `read_dataset` reads."""
-    return {"name": type(data).__name__.lower(), **plain(data)}
+    return {"name": name_of(data), **plain(data)}
 
 
 def encoders_below(suite: Suite, name: str) -> Iterator[str]:
     """The encoders of the suite that this one is made from: those that it needs, and that of its labels."""
+    if name in suite.imports:
+        return
     part = suite.pretrain[name]
     yield from part.given.values()
     if part.labels is not None:

@@ -31,6 +31,7 @@ def main(where: dict[str, Any]) -> None:
         store=Store(Path(where["root"])),
         library=Library([read_dataset(table, "data") for table in where["data"]]),
         files={key: Path(path) for key, path in where["files"].items()},
+        given=where["given"],
         device=where["device"],
         offline=where["offline"],
     )

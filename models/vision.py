@@ -3,7 +3,6 @@
 import functools
 import importlib
 import importlib.util
-import pickle
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from robustcl.models import checkpoint
 from robustcl.models.errors import UserError, unknown
+from robustcl.models.weights import read_weights, state_dict
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which official weights were trained with
 
@@ -52,7 +52,7 @@ def features_of(name: str, weights: Path, size: int, channels: int) -> Features:
         raise UserError(f"torchvision: {name} ends in no linear classifier, expected a network such as resnet50")
     parent, _, last = linear[-1].rpartition(".")
     setattr(network.get_submodule(parent), last, nn.Identity())
-    held = _state(weights)
+    held = state_dict(read_weights(weights), weights)[1]
     kept = {key: tensor for key, tensor in held.items() if not key.startswith(f"{linear[-1]}.")}
     checkpoint.match(network, kept, str(weights))
     return Features(network, size).eval()
@@ -83,17 +83,6 @@ def _models(name: str, where: str) -> Any:
     if name not in known:
         raise unknown(where, "network", name, known)
     return models
-
-
-def _state(path: Path) -> dict[str, Tensor]:
-    try:
-        held = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise UserError(f"{path}: not readable as weights alone ({reason}), expected a state dict") from None
-    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        raise UserError(f"{path}: holds something else than tensors by name, expected a state dict")
-    return held
 
 
 def torchvision() -> ModuleType:

@@ -1,15 +1,12 @@
 """The only owner of the training loop: every method and every scheme runs through `fit`."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from robustcl.models import checkpoint
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
 from robustcl.models.seeding import generator
@@ -17,11 +14,12 @@ from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
 from robustcl.pretraining.coreset import Coreset, select
 from robustcl.pretraining.images import Images
-from robustcl.pretraining.method import Batch, Method, Net, Prepared, identity
-
-Epoch = dict[str, float]
-"""One epoch's row of the training curve: epoch (from 1), lr, loss and each named term (means over the steps), and in
-the epochs that a monitor measures, what it found."""
+from robustcl.pretraining.method import Batch, Method, Net, Prepared, Surveying, identity
+from robustcl.pretraining.optim import Automatic, Schedule
+from robustcl.pretraining.partial import Partial
+from robustcl.pretraining.selection import Epoch as Epoch
+from robustcl.pretraining.selection import Validation
+from robustcl.pretraining.state import State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +28,15 @@ class Run:
 
     `snapshot` is given the epoch and the deployed encoder after the epochs that the training names. It comes before
     the state of that epoch is kept, so that a run that goes on has missed none, and must leave the encoder as it is.
+    `validation` measures the classifier after every epoch on images that are not among the trained ones, and holds
+    the best weights; `partial` says which images have labels where not all of them do.
     """
 
     seed: int
     threat: Threat | None = None
     pseudo: Mapping[int, Tensor] = field(default_factory=dict)  # K -> (n,) labels in the order of the images
+    validation: Validation | None = None
+    partial: Partial | None = None
     keep: Path | None = None
     where: str = "fit"
     report: Callable[[int, int], None] = lambda done, total: None
@@ -54,21 +56,27 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
     watch = training.monitor.watch(images, run.threat, run.seed, run.where) if training.monitor else None
     if watch is not None:
         images = watch.bank
-        run = replace(run, pseudo={k: labels[watch.rows.to(labels.device)] for k, labels in run.pseudo.items()})
+        run = replace(
+            run,
+            pseudo={k: labels[watch.rows.to(labels.device)] for k, labels in run.pseudo.items()},
+            partial=run.partial.take(watch.rows) if run.partial else None,
+        )
     work = _Work(method=method, net=net, images=images, run=run)
     _prepare(method, net)
-    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    optimiser = training.optimiser.build(list(trained.values()))
-    state = _State(net, optimiser, trained, run.keep, identity)
+    optimiser = training.optimiser.build([p for p in net.parameters() if p.requires_grad])
+    state = State(net, optimiser, run.keep, identity, run.validation)
     history = state.restore()
     encoder = net.deployed(method.facts.network)
     for epoch in range(len(history), training.epochs):
         if training.coreset is not None and training.coreset.due(epoch):
             state.coreset = _select(work, training.coreset, epoch)
-        row = _epoch(work, optimiser, epoch, state.coreset)
+        schedule = _schedule(work, history)
+        row = _epoch(work, optimiser, epoch, state.coreset, schedule)
         if watch is not None and watch.due(epoch + 1, training.epochs):
             row |= watch.measure(encoder, _route(method, encoder), epoch + 1)
         history.append(row)
+        if run.validation is not None:
+            run.validation.measure(net, history)
         if epoch + 1 in training.snapshots:
             run.snapshot(epoch + 1, encoder)
         state.save(history)
@@ -97,12 +105,14 @@ class _Work:
             epochs=self.method.training.epochs,
             iteration=iteration,
             pseudo={k: labels.to(rows.device)[rows] for k, labels in self.run.pseudo.items()},
+            partial=self.run.partial.take(rows) if self.run.partial else None,
         )
 
     def batches(self, epoch: int, among: Tensor | None = None) -> list[Tensor]:
         """Rows of one epoch's batches, `among` all or some rows, in the order of the epoch's own key."""
         n = len(self.images) if among is None else len(among)
-        parts = _batches(n, self.method.training.batch, self.run.seed, epoch)
+        order, size = torch.randperm(n, generator=generator(self.run.seed, "order", epoch)), self.method.training.batch
+        parts = self.run.partial.batches(order, size) if self.run.partial else _batches(order, size)
         return parts if among is None else [among[part] for part in parts]
 
 
@@ -111,6 +121,8 @@ def _check(method: Method, run: Run) -> None:
         raise UserError(f"{run.where}: the method is adversarial, expected a threat such as Threat('8/255')")
     if method.training.coreset is not None and (not method.adversarial or method.freezes):
         raise UserError(f"{run.where}: rcs needs an adversarial method that trains its encoder, expected no coreset")
+    if isinstance(method.training.schedule, Automatic) and run.validation is None:
+        raise UserError(f"{run.where}: the rate 'automatic' follows a validation, which finetuning alone has")
 
 
 def _prepare(method: Method, net: Net) -> None:
@@ -139,17 +151,33 @@ def _select(work: _Work, coreset: Coreset, epoch: int) -> Tensor:
     return select(coreset, work.net, parts, loss, probe)
 
 
-def _epoch(work: _Work, optimiser: torch.optim.Optimizer, epoch: int, coreset: Tensor | None) -> Epoch:
+def _schedule(work: _Work, history: Sequence[Epoch]) -> Schedule:
+    """The schedule of the next epoch; where an automatic rate was lowered just now, the best weights come back."""
+    schedule, validation, epochs = work.method.training.schedule, work.run.validation, work.method.training.epochs
+    if not isinstance(schedule, Automatic) or validation is None:
+        return schedule
+    found = schedule.after([row[validation.column] for row in history], epochs)
+    if history and found.starts[-1] == len(history):
+        # The momentum buffers stay, as in the released code of AutoLoRa.
+        work.net.load_state_dict(validation.best)
+    return found
+
+
+def _epoch(
+    work: _Work, optimiser: torch.optim.Optimizer, epoch: int, coreset: Tensor | None, schedule: Schedule
+) -> Epoch:
     training, device, where = work.method.training, work.images.pixels.device, work.run.where
     parts, first = work.batches(epoch, coreset), epoch * len(work.batches(epoch))
     sums: dict[str, Tensor] = {}
     first_bad = torch.full((), -1, device=device)
     for number, rows in enumerate(parts):
-        rate = training.schedule.lr(training.optimiser.lr, epoch, number, len(parts), training.epochs)
+        rate = schedule.lr(training.optimiser.lr, epoch, number, len(parts), training.epochs)
         for group in optimiser.param_groups:
             group["lr"] = rate
         # Numbered as if all batches were trained on: no two steps of a run share a key, whatever a coreset leaves.
         batch = work.batch(rows, epoch, first + number)
+        if isinstance(work.method, Surveying):
+            work.method.survey(work.net, work.images, batch, number, len(parts))
         terms = _step(work.method, work.net, batch, optimiser)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + term
@@ -186,9 +214,9 @@ def _step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimiz
     return {name: term.detach() for name, term in terms.items()}
 
 
-def _batches(n: int, size: int, seed: int, epoch: int) -> list[Tensor]:
-    """Rows of one epoch in the order of its own key; a single last image joins the batch before it."""
-    parts = list(torch.randperm(n, generator=generator(seed, "order", epoch)).split(size))
+def _batches(order: Tensor, size: int) -> list[Tensor]:
+    """Rows of one epoch in this order; a single last image joins the batch before it."""
+    parts = list(order.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
@@ -198,51 +226,5 @@ def _identity(method: Method, net: Net, images: Images, run: Run) -> str:
     labels = {str(k): digest(part.tolist()) for k, part in run.pseudo.items()}
     threat = plain(run.threat) if run.threat else None
     start = [[name, list(tensor.shape)] for name, tensor in net.state_dict().items()]
-    return digest([identity(method), images.fingerprint, threat, run.seed, labels, start])
-
-
-class _State:
-    """The state after the last whole epoch, on disk: weights, momentum buffers, a coreset's rows and the curve."""
-
-    def __init__(
-        self,
-        net: Net,
-        optimiser: torch.optim.Optimizer,
-        trained: Mapping[str, torch.nn.Parameter],
-        keep: Path | None,
-        identity: str,
-    ) -> None:
-        self.net, self.optimiser, self.trained, self.keep, self.identity = net, optimiser, trained, keep, identity
-        self.coreset: Tensor | None = None
-
-    def save(self, history: list[Epoch]) -> None:
-        if self.keep is None:
-            return
-        tensors = {f"net/{name}": tensor for name, tensor in self.net.state_dict().items()}
-        tensors |= {f"optimiser/{entry}/{name}": tensor for name, entry, tensor in self._buffers()}
-        tensors |= {} if self.coreset is None else {"coreset": self.coreset}
-        checkpoint.write(self.keep, "training", {"identity": self.identity, "history": json.dumps(history)}, tensors)
-
-    def restore(self) -> list[Epoch]:
-        if self.keep is None or not self.keep.exists():
-            return []
-        found = checkpoint.read(self.keep)
-        if found.kind != "training" or found.description["identity"] != self.identity:
-            raise UserError(f"{self.keep}: the kept state of another run, expected this one; remove it to start anew")
-        checkpoint.match(self.net, _below(found.tensors, "net/"), str(self.keep))
-        for key, tensor in _below(found.tensors, "optimiser/").items():
-            entry, _, name = key.partition("/")
-            self.optimiser.state[self.trained[name]][entry] = tensor.to(self.trained[name].device)
-        self.coreset = found.tensors.get("coreset")
-        history: list[Epoch] = json.loads(found.description["history"])
-        return history
-
-    def _buffers(self) -> Iterator[tuple[str, str, Tensor]]:
-        for name, parameter in self.trained.items():
-            for entry, held in self.optimiser.state.get(parameter, {}).items():
-                if isinstance(held, Tensor):
-                    yield name, entry, held
-
-
-def _below(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    return {name.removeprefix(prefix): held for name, held in tensors.items() if name.startswith(prefix)}
+    held = [part.identity if part else None for part in (run.validation, run.partial)]
+    return digest([identity(method), images.fingerprint, threat, run.seed, labels, start, held])

@@ -17,8 +17,10 @@ from robustcl.models.seeding import BatchDraws, derive, generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import merge, plain, read, value
 from robustcl.pretraining.coreset import Coreset
+from robustcl.pretraining.images import Images
 from robustcl.pretraining.monitor import Monitor
 from robustcl.pretraining.optim import Cosine, Optimiser, Schedule
+from robustcl.pretraining.partial import Partial
 
 PACKAGE = "robustcl.pretraining.methods"
 Views = dict[str, Tensor]
@@ -61,6 +63,7 @@ class Batch:
     epochs: int
     iteration: int  # of the whole run, from 0
     pseudo: Mapping[int, Tensor] = field(default_factory=dict)  # K -> (n,) int64
+    partial: Partial | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """The generator of this iteration for one purpose, on the device of the images."""
@@ -75,6 +78,12 @@ class Batch:
         """The threat of an adversarial method."""
         assert self.threat is not None
         return self.threat
+
+    @property
+    def some(self) -> Partial:
+        """Which images have labels, for a scheme that reads some alone."""
+        assert self.partial is not None
+        return self.partial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +223,14 @@ class Prepared(ABC):
     @abstractmethod
     def before_step(self, net: Net, batch: Batch) -> None:
         """What happens between the gradient and the optimiser's step, such as moving a momentum copy."""
+
+
+class Surveying(ABC):
+    """What a method is as well that looks at all of its training images now and then."""
+
+    @abstractmethod
+    def survey(self, net: Net, images: Images, batch: Batch, step: int, steps: int) -> None:
+        """What happens before `step` (from 0) of an epoch's `steps`; what it finds has to lie beside the net."""
 
 
 def read_method(table: Mapping[str, Any], where: str) -> Method:

@@ -1,7 +1,7 @@
 """The only owner of how weights move: LARS, the optimisers by name, and the learning-rate schedules."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -187,4 +187,41 @@ class Cosine:
         return self.floor + (base - self.floor) * (1 + math.cos(math.pi * share)) / 2
 
 
-Schedule = Annotated[Cosine | Steps | Pieces | Constant, Field(discriminator="name")]
+@value
+class Automatic:
+    """The base rate, lowered by `factor` where a validation no longer rises (AutoLoRa, Xu et al., ICLR 2024).
+
+    At each of the `checkpoints`, which are read as the milestones of `Steps`, it is lowered if less than `rising` of
+    the epochs since the last one were better than the epoch before them, or if neither the rate nor the best value
+    changed since then; the best weights come back with it. The rule is that of the step size of APGD.
+    """
+
+    name: Literal["automatic"] = "automatic"
+    checkpoints: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] = (
+        0.32, 0.48, 0.56, 0.72, 0.8, 0.84, 0.88, 0.92, 0.96,
+    )  # fmt: skip
+    rising: float = Field(default=0.75, ge=0, le=1)
+    factor: float = Field(default=0.5, gt=0, lt=1)
+
+    def lr(self, base: float, epoch: int, iteration: int, iterations_per_epoch: int, epochs: int) -> float:
+        """The rate before there is a value; `after` says how it goes on."""
+        return base
+
+    def after(self, values: Sequence[float], epochs: int) -> Pieces:
+        """The schedule that follows from a value for each epoch so far; a last start of `len(values)` is a new one."""
+        starts, factors, last, lowered = [0], [1.0], 0, False
+        # As released, a checkpoint is read an epoch late: there is no value for the weights before the first epoch.
+        for here in sorted({round(_epoch(point, epochs)) for point in self.checkpoints} - {0}):
+            if here >= len(values):
+                break
+            rose = sum(values[epoch + 1] > values[epoch] for epoch in range(last, here))
+            # The released code compares the rate with a copy of itself, which is always equal; this is APGD's rule.
+            stuck = not lowered and last > 0 and max(values[: here + 1]) == max(values[: last + 1])
+            lowered, last = rose < self.rising * (here - last) or stuck, here
+            if lowered:
+                starts.append(here + 1)
+                factors.append(factors[-1] * self.factor)
+        return Pieces(starts=tuple(starts), factors=tuple(factors))
+
+
+Schedule = Annotated[Cosine | Steps | Pieces | Constant | Automatic, Field(discriminator="name")]

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustcl.reports import style
-from robustcl.reports.frame import CLEAN, frame
+from robustcl.reports.frame import CLEAN, CORRUPTIONS, frame
 from robustcl.reports.labels import Point, label_ends, label_points
 from robustcl.reports.seeds import pooled
 from robustcl.reports.style import Look
@@ -30,7 +30,7 @@ def curves(records: pd.DataFrame) -> list[pd.DataFrame]:
     The judge is the one with most radii; at eps 0 stands the clean accuracy (`judge` is then `clean`). Accuracies are
     shares in [0, 1]; `row`, `encoder` and `scheme` are categorical, in the order in which they are shown.
     """
-    numbers, _ = pooled(records)
+    numbers, _ = pooled(records[records["judge"] != CORRUPTIONS])  # which are at no eps
     if numbers.empty:
         return []
     numbers["row"] = pd.Categorical(numbers["row"], categories=in_order(numbers))
@@ -168,7 +168,7 @@ def _label_curves(axes: Axes, points: pd.DataFrame, looks: Mapping[str, Look], u
 
 def _robust(table: Table) -> str | None:
     """The judge to set against SA: AutoAttack where it was run, else the last one."""
-    judges = [judge for judge in table.judges if judge != CLEAN]
+    judges = [judge for judge in table.judges if judge not in (CLEAN, CORRUPTIONS)]
     return "autoattack" if "autoattack" in judges else (judges[-1] if judges else None)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from robustcl.bench.findings import UNCHECKED
 from robustcl.models.errors import UserError
 from robustcl.reports.about import About, read_about
-from robustcl.reports.statistics import wilson
+from robustcl.reports.statistics import interval
 from robustcl.reports.trust import against, text_of, verdict, why
 
 SUITE_SCHEMA = 1
@@ -33,7 +33,7 @@ RECORDS = pa.schema(
         ("passes", pa.int32()),
     ]
 )
-CLEAN = "clean"
+CLEAN, CORRUPTIONS = "clean", "corruptions"
 _TEXT = ("suite", "encoder", "method", "scheme", "data", "norm", "eps", "judges", "protocol", "stage")
 _TOLD = ("fingerprints", "reliability", "findings")  # what a cell's records say of themselves
 
@@ -54,10 +54,13 @@ def frame(runs: str | Path) -> pd.DataFrame:
     folder = Path(runs)
     suite = _suite(folder)
     cells = _cells(suite, folder / "suite.json")
-    stages = [folder / "evaluate" / str(stage) for stage in cells["stage"]]
-    finished = [number for number, stage in enumerate(stages) if stage.is_dir()]
-    tables = [_records(stages[number] / "records.parquet") for number in finished]
-    cells = _told(cells, {number: read_about(stages[number] / "records.parquet") for number in finished})
+    places = [(number, folder / "evaluate" / str(stage)) for number, stage in enumerate(cells["stage"])]
+    places = [(number, stage) for number, stage in places if stage.is_dir()]
+    cells = _told(cells, {number: read_about(stage / "records.parquet") for number, stage in places})
+    corrupt = {number: folder / "corrupt" / str(suite["cells"][number].get("corrupt", "none")) for number, _ in places}
+    places += [(number, stage) for number, stage in corrupt.items() if stage.is_dir()]
+    finished = [number for number, _ in places]
+    tables = [_records(stage / "records.parquet") for _, stage in places]
     rows: pd.DataFrame = pa.concat_tables([RECORDS.empty_table(), *tables]).to_pandas()
     planned: list[Judges] = [json.loads(text) for text in cells["judges"]]
     names = {
@@ -76,6 +79,8 @@ def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dic
 
     An image is robustly right under a judge iff its clean answer is right and every attempted row of the judge is. A
     judge without any row is left out, unless no clean answer is right, which leaves nothing to attempt.
+    Corruptions are no attack: this judge's answer is the share of right ones per image, a float in [0, 1], over all of
+    its corruptions and severities, and does not ask whether the clean answer is right.
     Errors: `UserError` where records are lost: images without one clean answer, survivors that not every attack of
     the judge was tried on. Such an image must never count as robust.
     """
@@ -85,7 +90,10 @@ def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dic
     verdict = {CLEAN: clean}
     for judge, attacks in judges.items():
         rows = records.loc[records["judge"] == judge]
-        if rows.empty and clean.any():
+        if rows.empty and (clean.any() or judge == CORRUPTIONS):
+            continue
+        if judge == CORRUPTIONS:
+            verdict[judge] = _shares(rows, clean.index, attacks, where)
             continue
         right = clean & ~clean.index.isin(rows.loc[~rows["right"].astype(bool), "image"])
         tried = rows.groupby("image").size().reindex(clean.index, fill_value=0)
@@ -99,14 +107,19 @@ def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dic
     return verdict
 
 
-def verdicts(records: pd.DataFrame) -> pd.DataFrame:
+def verdicts(records: pd.DataFrame, *, shares: bool = False) -> pd.DataFrame:
     """One row per cell, judge and image with `right`, the verdict of the judge; the judge `clean` included.
 
+    Corruptions, under which an image has a share and no verdict, are left out; with `shares` they are in, and `right`
+    is a share in [0, 1] throughout.
     `records` is a `frame` or a part of one that keeps the clean rows. Errors: as `judged`.
     """
     parts = []
     for first, _, answers in _split(records):
         for judge, right in answers.items():
+            if judge == CORRUPTIONS and not shares:
+                continue
+            right = right.astype(float) if shares else right
             part = first.loc[first.index.repeat(len(right))].reset_index(drop=True)
             parts.append(part.assign(judge=judge, image=right.index.to_numpy(), right=right.to_numpy()))
     return _joined(parts, records, ["judge", "image", "right"])
@@ -116,7 +129,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per cell and judge: n, right, accuracy, low, high (the 95 % Wilson interval), how reliable, and passes.
 
     Accuracies are shares in [0, 1]; passes are the forward-equivalents that the judge spent. `fingerprint` is the
-    judge's; `reliability` and `why` say what the checks hold against its number. Errors: as `judged`.
+    judge's; `reliability` and `why` say what the checks hold against its number. The accuracy under
+    corruptions is the mean of the images' shares; its interval is that of a mean of n of them, since the same n images
+    come again under every corruption and are not so many more; `right` is missing there. Errors: as `judged`.
     """
     parts = []
     for first, rows, answers in _split(frame):
@@ -124,18 +139,31 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         part = first.loc[first.index.repeat(len(answers))].reset_index(drop=True)
         part["judge"] = list(answers)
         part["n"] = [len(right) for right in answers.values()]
-        part["right"] = [int(right.sum()) for right in answers.values()]
+        part["right"] = pd.array([int(r.sum()) if r.dtype == bool else None for r in answers.values()], dtype="Int64")
+        part["accuracy"] = [float(right.mean()) for right in answers.values()]
+        part[["low", "high"]] = [interval(right) for right in answers.values()]
         part["passes"] = [int(spent.get(judge, 0)) for judge in answers]
         parts.append(part.assign(**_trust(first, part)))
-    rows = _joined(parts, frame, ["judge", "n", "right", "passes", "fingerprint", "reliability", "why"])
-    low, high = wilson(rows["right"], rows["n"])
-    numbers = rows.assign(accuracy=rows["right"] / rows["n"], low=low, high=high)
-    return numbers[[*(name for name in numbers if name != "passes"), "passes"]]
+    trust = ["fingerprint", "reliability", "why"]
+    return _joined(parts, frame, ["judge", "n", "right", "accuracy", "low", "high", *trust, "passes"])
 
 
 def cell_columns(frame: pd.DataFrame) -> list[str]:
     """The columns of a frame that say which cell a row is of."""
     return [str(name) for name in frame.columns if name not in RECORDS.names]
+
+
+def _shares(rows: pd.DataFrame, images: pd.Index, attacks: Sequence[str], where: str) -> pd.Series:
+    """The share of right answers per image, each of which has one row per corruption and severity."""
+    answers = rows.groupby("image")["right"]
+    tried = answers.size().reindex(images, fill_value=0)
+    short = tried.index[tried != len(attacks)]
+    if len(short):
+        raise UserError(
+            f"{where}: image {short[0]} was shown under {tried[short[0]]} of the {len(attacks)} corruptions and "
+            "severities, expected all of them"
+        )
+    return answers.mean().reindex(images)
 
 
 def _trust(first: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[str]]:

@@ -26,7 +26,9 @@ def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -
         known = [str(held) for held in answers[key].unique()]
         if name not in known:
             raise unknown("pairs", key, name, known)
-    part = answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)]
+    part = answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)].drop_duplicates(
+        ["encoder", "stage", "image"]
+    )
     _check(part, judge)
     right = part.pivot_table(index="image", columns="encoder", values="right", aggfunc="mean", observed=True)
     if right.isna().any(axis=None):

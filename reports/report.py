@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcl.models.errors import UserError
-from robustcl.reports import figures, matrix, writers
+from robustcl.reports import corruptions, figures, matrix, writers
 from robustcl.reports.frame import frame
 from robustcl.reports.table import tables
 
@@ -37,7 +37,7 @@ def report(runs: str | Path, folder: str | Path | None = None) -> Report:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as hidden:
-            made = [*writers.save(records, hidden), *matrix.save(records, hidden), *figures.save(records, hidden)]
+            made = [path for part in (writers, matrix, corruptions, figures) for path in part.save(records, hidden)]
             paths = tuple(path.replace(target / path.name) for path in made)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from None

@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from robustcl.bench.findings import UNCHECKED
-from robustcl.reports.frame import cell_columns, summary, verdicts
-from robustcl.reports.statistics import wilson_of_means
+from robustcl.reports.frame import CORRUPTIONS, cell_columns, summary, verdicts
+from robustcl.reports.statistics import interval, wilson_of_means
 from robustcl.reports.trust import against, together, verdict, why
 
 _OF_ONE = ("stage", "judges", "fingerprints", "reliability", "findings")  # what may differ between the seeds of a cell
@@ -25,6 +25,16 @@ def seed_columns(cells: pd.DataFrame) -> list[str]:
     return [str(name) for name in cells if str(name).startswith("seed_")]
 
 
+def row_names(cells: pd.DataFrame) -> pd.Series:
+    """A name for every single cell: its encoder, and the seeds where an encoder has several."""
+    names = cells["encoder"].astype(str)
+    for seed in seed_columns(cells):
+        several = cells.groupby("encoder", observed=True)[seed].transform("nunique") > 1
+        mark = f" {seed.removeprefix('seed_')} seed " + cells[seed].astype(str)
+        names = names + mark.where(several, "")
+    return names
+
+
 def pooled(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The `summary` of a frame with one row where cells differ by nothing but their seeds, and the rows of those seeds.
 
@@ -35,18 +45,17 @@ def pooled(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     numbers = summary(records)
     numbers = numbers.assign(row=numbers["encoder"].astype(str), seeds=1, spread=float("nan"))
-    numbers["right"] = numbers["right"].astype("Int64")
     if numbers.empty:
         return numbers, numbers
     seeds, known = seed_columns(numbers), set(cell_columns(records))
     key = [name for name in numbers if name in known and name not in (*seeds, *_OF_ONE)]
     by = [numbers[name] for name in [*key, "judge"]] + [numbers["fingerprint"].map(attack)]
     number = numbers.groupby(by, observed=True, sort=False, dropna=False).ngroup()
-    parts = [part for _, part in numbers.groupby(number, sort=False)]
+    parts = [part.drop_duplicates("stage") for _, part in numbers.groupby(number, sort=False)]
     several = [len(part) > 1 and not part.duplicated(seeds).any() for part in parts]
     if not any(several):
-        return numbers, numbers.iloc[:0]
-    answers = verdicts(records)
+        return pd.concat(parts, ignore_index=True), numbers.iloc[:0]
+    answers = verdicts(records, shares=True)
     made = [_pool(part, answers, seeds) if many else part for part, many in zip(parts, several, strict=True)]
     one = pd.concat([part for part, many in zip(parts, several, strict=True) if many])
     return _alike(made, numbers), one.reset_index(drop=True)
@@ -62,7 +71,7 @@ def _pool(part: pd.DataFrame, answers: pd.DataFrame, seeds: Sequence[str]) -> pd
     judge, stages = part["judge"].iloc[0], part["stage"]
     rows = answers[(answers["judge"] == judge) & answers["stage"].isin(stages)]
     means = rows.groupby("image")["right"].mean().to_numpy(dtype=float)
-    low, high = wilson_of_means(means, len(part))
+    low, high = interval(means) if judge == CORRUPTIONS else wilson_of_means(means, len(part))
     findings = together([str(text) for text in part["findings"]])
     found = against(findings, str(judge), len(means))
     of: dict[str, Any] = {"n": len(means), "right": pd.NA, "accuracy": float(means.mean()), "low": low, "high": high}

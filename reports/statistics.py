@@ -25,6 +25,23 @@ def wilson(right: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[Floats,
     return low, high
 
 
+def interval(answers: ArrayLike) -> tuple[float, float]:
+    """The 95 % interval of the mean of n images' answers: bools, or shares in [0, 1] of several answers each.
+
+    Wilson's for bools. For shares that of a normal mean with their own spread, as answers to one image go together;
+    where all shares are equal, or there is one alone, nothing is known of the spread, and Wilson's, which is then too
+    wide, stands in.
+    """
+    given = np.asarray(answers)
+    n, mean = len(given), float(given.mean()) if len(given) else 0.5
+    spread = float(given.std(ddof=1)) if given.dtype != bool and n > 1 else 0.0
+    if not spread:
+        low, high = wilson(mean * n, n)
+        return float(low), float(high)
+    half = float(ndtri(0.975)) * spread / np.sqrt(n)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
 def wilson_of_means(means: ArrayLike, seeds: int, level: float = 0.95) -> tuple[float, float]:
     """The interval of an accuracy that is the mean of several seeds on the same images: lower and upper end.
 

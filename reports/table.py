@@ -10,13 +10,14 @@ import pandas as pd
 
 from robustcl.bench.findings import UNCHECKED
 from robustcl.reports import seeds as over_seeds
-from robustcl.reports.frame import CLEAN
+from robustcl.reports.frame import CLEAN, CORRUPTIONS
 from robustcl.reports.seeds import attack, pooled, seed_columns
 from robustcl.reports.statistics import detectable
 from robustcl.reports.trust import MARKS, Notes, against
 
 CHANCE, RANDOM, MISSING = "chance", "random", "-"
 REFERENCE = f"{CHANCE} (reference)"
+GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
 _GROUP = ["suite", "data", "norm", "eps"]
 _NUMBERS = ["n", "right", "accuracy", "low", "high", "seeds", "spread", "reliability", "why", "fingerprint", "passes"]
 _SHOWN = ["row", "scheme", "judge", "n", "findings"]
@@ -52,6 +53,16 @@ class Table:
         every = ((row, scheme, judge) for row in self.rows for scheme in self.schemes for judge in self.judges)
         return {key: " ".join(filter(None, [shown.get(key, MISSING), self.marks.get(key)])) for key in every}
 
+    def lines(self) -> list[tuple[str, str]]:
+        """The (scheme, row) pairs in the order in which they are shown below each other.
+
+        A classifier that was given stands under its own heading alone, and no encoder is finetuned there.
+        """
+        held = set(zip(self.numbers["scheme"], self.numbers["row"], strict=True))
+        given = {row for scheme, row in held if scheme == GIVEN and row != REFERENCE}
+        every = [(scheme, row) for scheme in self.schemes for row in self.rows]
+        return [(scheme, row) for scheme, row in every if row == REFERENCE or (row in given) == (scheme == GIVEN)]
+
 
 def tables(records: pd.DataFrame) -> list[Table]:
     """The tables of a frame, one per data set and threat, from its headline cells; empty where none is finished."""
@@ -76,13 +87,14 @@ def in_order(cells: pd.DataFrame) -> list[str]:
 
 
 def heading(judge: str) -> str:
-    """The field's name of a judge's column: SA, RA (PGD-20), AA; any other judge keeps its name.
+    """The field's name of a judge's column: SA, RA (PGD-20), AA, CA; any other judge keeps its name.
 
     What follows the name in brackets, such as the number of one of several attacks of that name, stays.
     """
     name, apart, number = judge.partition(" [")
     steps = re.fullmatch(r"pgd-(\d+)", name)
-    told = f"RA (PGD-{steps[1]})" if steps else {CLEAN: "SA", "autoattack": "AA"}.get(name, name)
+    known = {CLEAN: "SA", "autoattack": "AA", CORRUPTIONS: "CA"}
+    told = f"RA (PGD-{steps[1]})" if steps else known.get(name, name)
     return f"{told}{apart}{number}"
 
 
@@ -98,7 +110,13 @@ def percent(accuracy: float, low: float, high: float, spread: float = float("nan
 
 def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
     """What the columns stand for: `RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square`."""
-    return "; ".join(f"{heading(judge)}: {', '.join(attacks)}" for judge, attacks in judges.items())
+    told = {judge: ", ".join(attacks) for judge, attacks in judges.items()}
+    if CORRUPTIONS in told:
+        names, levels = (
+            dict.fromkeys(part) for part in zip(*(a.rsplit("-", 1) for a in judges[CORRUPTIONS]), strict=True)
+        )
+        told[CORRUPTIONS] = f"mean over {len(names)} corruptions at severities {', '.join(levels)}, normal interval"
+    return "; ".join(f"{heading(judge)}: {text}" for judge, text in told.items())
 
 
 def _apart(*parts: pd.DataFrame) -> Sequence[pd.DataFrame]:

@@ -43,11 +43,7 @@ def terminal(table: Table) -> str:
     """The table with the schemes below each other, which fits in 100 columns, as Markdown under its caption."""
     text = table.text()
     columns = ["scheme", "encoder", *(heading(judge) for judge in table.judges)]
-    rows = [
-        [scheme, row, *(text[row, scheme, judge] for judge in table.judges)]
-        for scheme in table.schemes
-        for row in table.rows
-    ]
+    rows = [[scheme, row, *(text[row, scheme, judge] for judge in table.judges)] for scheme, row in table.lines()]
     notes = "\n".join(textwrap.fill(note, 100) for note in table.notes)
     return f"{textwrap.fill(table.caption, 100)}\n\n{grid(columns, rows, names=2)}" + (f"\n\n{notes}" if notes else "")
 

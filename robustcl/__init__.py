@@ -17,11 +17,12 @@ if not (_Path(__file__).resolve().parent / "models").is_dir():
 
 if TYPE_CHECKING:
     from robustcl.api import evaluate as evaluate
+    from robustcl.api import import_encoder as import_encoder
     from robustcl.api import load_encoder as load_encoder
     from robustcl.api import pretrain as pretrain
     from robustcl.api import run as run
     from robustcl.bench.attacks import Attack as Attack
-    from robustcl.bench.schemes import Scheme as Scheme
+    from robustcl.bench.scheme import Scheme as Scheme
     from robustcl.models.encoder import Encoder as Encoder
     from robustcl.models.errors import UserError as UserError
     from robustcl.models.threat import Threat as Threat
@@ -33,16 +34,17 @@ _PLACES = {
     "evaluate": "api",
     "pretrain": "api",
     "load_encoder": "api",
+    "import_encoder": "api",
     "Threat": "models.threat",
     "Method": "pretraining.method",
-    "Scheme": "bench.schemes",
+    "Scheme": "bench.scheme",
     "Attack": "bench.attacks",
     "Encoder": "models.encoder",
     "UserError": "models.errors",
     "frame": "reports.frame",
 }
 __all__ = ["Attack", "Encoder", "Method", "Scheme", "Threat", "UserError"]
-__all__ += ["evaluate", "frame", "load_encoder", "pretrain", "run"]
+__all__ += ["evaluate", "frame", "import_encoder", "load_encoder", "pretrain", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,21 +1,26 @@
-"""The only owner of the Python front door: run, evaluate, pretrain, load_encoder."""
+"""The only owner of the Python front door: run, evaluate, pretrain, load_encoder, import_encoder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from robustcl.bench.attacks import Attack, Plain, judges
+from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
 from robustcl.bench.fingerprint import fingerprints
+from robustcl.bench.pace import duration
 from robustcl.bench.reliability import check
 from robustcl.bench.runner import make, prepare
 from robustcl.console import Display
 from robustcl.models.architecture import Architecture, read_architecture
-from robustcl.models.checkpoint import load_encoder as load_encoder
-from robustcl.models.encoder import Encoder
+from robustcl.models.architectures.resnet import Stem
+from robustcl.models.convert import import_encoder as import_encoder
+from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError, nearest
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
@@ -55,6 +60,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int = 256,
     index: Tensor | None = None,
+    budget: float | None = None,
     checks: bool = True,
 ) -> Evaluation:
     """Judge any torch classifier: raw images in, logits out, its normalisation inside.
@@ -65,6 +71,10 @@ def evaluate(
     `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
     stay as they are, and no global generator moves. `checks` looks at up to 128 of the images for signs that the
     numbers only look good (docs/trust.md), at 168 passes for each.
+
+    With a `budget` (seconds) the images are judged in a fixed random order, in blocks of `batch_size`, until the time
+    is over; whole blocks alone count, and one in any case (see `robustcl.bench.budget.within`). The evaluation is then
+    of the images that were judged, in the order in which they were given; `order` says which.
 
     Errors: `UserError` for images outside [0, 1], labels outside the classes, answers that are not logits (n, classes);
     `NumberError` where the model answers NaN.
@@ -77,6 +87,8 @@ def evaluate(
     for name, number, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
         if not isinstance(number, int) or number < least:
             raise UserError(f"evaluate: {name} {number!r}, expected an integer of at least {least}")
+    if budget is not None and not budget > 0:
+        raise UserError(f"evaluate: budget {budget!r}, expected seconds above 0")
     device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
     blank = torch.zeros(len(images), dtype=torch.int64)
     Images(images.detach(), blank, classes=1, name="evaluate")  # the images are checked before the model sees them
@@ -84,15 +96,31 @@ def evaluate(
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
     trial = Trial(threat=threat, judges=judges(attacks, classes, batch_size), seed=seed, batch=batch_size)
     names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
-    records = judge(model, whole, trial)
+    told = ""
+    if budget is None:
+        records = judge(model, whole, trial)
+    else:
+        records = _within(budget, model, whole, trial)
+        whole = whole.take(torch.isin(whole.index, torch.tensor(records["image"].unique(), device=device)))
+        told = f"{len(whole)} of {len(labels)} images in random order, budget {duration(budget)}"
     return Evaluation(
         records,
         whole.index.tolist(),
         threat=str(threat),
         judges=names,
+        protocol=told,
         fingerprints=fingerprints(trial.judges, threat, seed),
         checked=check(model, whole, trial, records) if checks else None,
     )
+
+
+def _within(seconds: float, model: Model, images: Images, trial: Trial) -> pd.DataFrame:
+    """The records of the blocks that could be judged within the time."""
+
+    def block(part: Images, check: Check) -> pd.DataFrame:
+        return judge(model, part, replace(trial, report=lambda done, total: check()))
+
+    return pd.concat(within(seconds, blocks(images, trial.batch), block), ignore_index=True)
 
 
 def pretrain(
@@ -140,3 +168,22 @@ def pretrain(
     path = Path(keep) if keep else None
     fit(chosen, net, whole, Run(seed=seed, threat=threat, pseudo=pseudo or {}, keep=path, where="pretrain"))
     return net.deployed(chosen.facts.network)
+
+
+def load_encoder(
+    path: str | Path,
+    route: str | None = None,
+    layout: str | None = None,
+    *,
+    shape: Shape = (3, 32, 32),
+    stem: Stem | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Encoder:
+    """The encoder of a checkpoint, ours or of another project, on one route (`"all"` keeps every route), in eval mode.
+
+    Without `route` it is the one that the method deploys, or that its project judges. The rest is for files of others
+    alone, as for `import_encoder`, which also says how the file was read. Errors: `UserError` unless every tensor
+    matches.
+    """
+    return import_encoder(path, layout=layout, route=route, shape=shape, stem=stem, mean=mean, std=std)[0]

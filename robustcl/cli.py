@@ -1,4 +1,4 @@
-"""The only owner of the command line: `robustcl run`, `ls`, `report`; one clean line for every mistake.
+"""The only owner of the command line: `run`, `evaluate`, `report`, `ls`, `fetch`; one clean line for every mistake.
 
 Exit codes: 0 good, 2 the user's mistake, 3 work was lost with its process, 4 numbers went wrong, 130 interrupted.
 """
@@ -7,12 +7,15 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from robustcl import __version__
 from robustcl.models.errors import LostError, NumberError, UserError
+
+if TYPE_CHECKING:
+    from robustcl.bench.runner import Job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -31,27 +34,95 @@ def run(
     offline: Annotated[bool, typer.Option("--offline", help="Fail where anything would reach the network.")] = False,
 ) -> None:
     """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again."""
-    from robustcl.bench.runner import make, prepare
-    from robustcl.console import Display
-    from robustcl.reports.report import report
+    from robustcl.bench.runner import prepare
 
-    job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline)
-    if dry_run:
-        from robustcl.outline import outline
-
-        typer.echo(outline(job))
-        return
-    with Display(job.plan.cost, job.missing, job.place.store) as display:
-        make(job, display, workers)
-    typer.echo(str(report(job.place.store.root)))
+    _run(prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline), workers, dry_run)
 
 
 @app.command()
-def report(runs: Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]) -> None:
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="path/to/file.py:factory or package.module:factory (this runs that code), robustbench:NAME, a "
+            "classifier.safetensors of ours, or with --scheme the file of an encoder."
+        ),
+    ],
+    data: Annotated[str, typer.Option(help="digits, npz:FILE, folder:FOLDER; NAME[:PATH], or a TOML table.")],
+    eps: Annotated[list[str], typer.Option(help="The radius as an exact fraction, such as 8/255; may be repeated.")],
+    norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
+    attacks: Annotated[list[str] | None, typer.Option(help="Judges, default pgd-20,autoattack (see ls).")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="So many test images, drawn once; default all.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time; part of what AutoAttack does.")] = 256,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
+    runs: Annotated[Path | None, typer.Option(help="The run folder; default runs/evaluate-<name>.")] = None,
+    name: Annotated[str | None, typer.Option(help="The row of the table; default the file and the factory.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Judge images in random order for so long: 90s, 20m, 1.5h.")
+    ] = None,
+    models: Annotated[Path | None, typer.Option(help="RobustBench's files: FOLDER/cifar10/Linf/NAME.pt.")] = None,
+    scheme: Annotated[list[str] | None, typer.Option(help="MODEL is an encoder's file: finetune it first.")] = None,
+    profile: Annotated[str | None, typer.Option(help="The recipe of the scheme.")] = None,
+    overrides: Set = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
+) -> None:
+    """Judge any torch classifier: raw images in [0, 1] in, logits out.
+
+    A factory is called without arguments and returns the model. It is the one thing that robustcl runs of somebody
+    else's code: with the rights of whoever calls this, so name no file that you would not run yourself.
+    """
+    from robustcl import judging
+    from robustcl.bench.runner import prepare
+    from robustcl.reports.report import report as write
+
+    asked = judging.Asked(
+        target=model,
+        data=data,
+        eps=eps,
+        norm=norm,
+        attacks=attacks or ["pgd-20,autoattack"],
+        images=images,
+        seed=seed,
+        batch=batch,
+        device=device,
+        runs=runs,
+        name=name,
+        budget=budget,
+        models=models,
+        schemes=scheme or [],
+        profile=profile,
+        overrides=overrides or [],
+    )
+    if asked.schemes:
+        suite, table = judging.encoder_suite(asked)
+        _run(prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table), None, dry_run)
+        return
+    hearing = judging.hear(asked)
+    if dry_run:
+        typer.echo(judging.outline(hearing))
+        return
+    if hearing.missing:
+        typer.echo(f"{judging.head(hearing)}; {judging.estimate(hearing)}", err=True)
+    if end := judging.judge(hearing):
+        typer.echo(end, err=True)
+    typer.echo(str(write(hearing.store.root)))
+
+
+@app.command()
+def report(
+    runs: Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")],
+    robustbench: Annotated[
+        bool, typer.Option("--robustbench", help="Write RobustBench's model_info JSONs as well.")
+    ] = False,
+) -> None:
     """Write the table and the figures of a run folder again, and print the table."""
+    from robustcl.reports import robustbench as leaderboard
     from robustcl.reports.report import report as write
 
     typer.echo(str(write(runs)))
+    for path in leaderboard.write(runs) if robustbench else []:
+        typer.echo(path)
 
 
 @app.command()
@@ -64,12 +135,41 @@ def ls(
     typer.echo(listing(kind))
 
 
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A data set in official files, such as cifar10, or cifar10-c.")],
+    folder: Annotated[Path, typer.Argument(help="Where the files are to lie.")],
+    offline: Annotated[bool, typer.Option("--offline", help="Refuse, as everything that needs the network.")] = False,
+) -> None:
+    """Download the official files of a data set; nothing else of robustcl ever downloads anything."""
+    from robustcl.bench.fetch import fetch as get
+
+    typer.echo(get(name, folder, offline=offline))
+
+
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Pretrain robust self-supervised encoders and measure what their robustness is worth."""
     if show:
         typer.echo(f"robustcl {__version__}")
         raise typer.Exit
+
+
+def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
+    """Make what a job lacks and print its table, or only its plan."""
+    from robustcl.bench.runner import make
+    from robustcl.console import Display
+    from robustcl.outline import estimate, outline
+    from robustcl.reports.report import report
+
+    if dry_run:
+        typer.echo(outline(job))
+        return
+    if job.missing:
+        typer.echo(estimate(job), err=True)
+    with Display(job.plan.cost, job.missing, job.place.store) as display:
+        make(job, display, workers)
+    typer.echo(str(report(job.place.store.root)))
 
 
 def main() -> None:

@@ -1,16 +1,14 @@
 """The only owner of what is told before anything starts: the plan with its cost, and what there is to choose from."""
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from robustcl.bench.autoattack.reference import MEMBERS
 from robustcl.bench.data import datasets
+from robustcl.bench.pace import Pace, measure, span
+from robustcl.bench.profiles import PROFILES, schemes
 from robustcl.bench.runner import Job
-from robustcl.bench.schemes import schemes
-from robustcl.bench.store import Stage
+from robustcl.bench.store import Stage, Store
 from robustcl.bench.tables import suites
 from robustcl.models.architecture import PACKAGE as ARCHITECTURES
 from robustcl.models.encoder import Encoder
@@ -22,40 +20,39 @@ from robustcl.pretraining.method import Method, every, named
 
 def outline(job: Job) -> str:
     """The plan of a job: every stage, whether it is there, its passes, and an estimate from a measured pass."""
-    rate = _passes_per_second(job)
-    missing, cost = set(job.missing), job.plan.cost
-    rows = [_row(stage, stage.key not in missing, cost.get(stage.key, 0)) for stage in job.plan.stages]
-    left = sum(cost.get(key, 0) for key in missing)
-    return "\n".join(
-        [
-            f"suite {job.name}: {len(job.plan.cells)} cells, {len(rows)} stages, {len(missing)} to make",
-            f"run folder {job.place.store.root} (nothing was written)",
-            "",
-            f"{'stage':<52} {'state':<8} {'passes':>14}",
-            *rows,
-            "",
-            f"at most {left:,} passes (AutoAttack ends early on what it breaks); "
-            f"{rate:,.0f} passes/s measured on one thread: at most about {left / rate:,.0f} s of one core",
-        ]
-    )
+    head = f"suite {job.name}: {len(job.plan.cells)} cells, {len(job.plan.stages)} stages, {len(job.missing)} to make"
+    return planned(head, job.plan.stages, job.plan.cost, job.place.store, estimate(job))
 
 
-def _row(stage: Stage, there: bool, passes: int) -> str:
-    return f"{stage.label:<52} {'there' if there else 'to make':<8} {passes:>14,}"
+def planned(head: str, stages: Sequence[Stage], cost: Mapping[str, int], store: Store, foot: str) -> str:
+    """A plan that was not begun: its stages, which of them are there, their passes, and an estimate."""
+    rows = [
+        f"{stage.label:<52} {'there' if store.has(stage) else 'to make':<8} {cost.get(stage.key, 0):>14,}"
+        for stage in stages
+    ]
+    folder = f"run folder {store.root} (nothing was written)"
+    return "\n".join([head, folder, "", f"{'stage':<52} {'state':<8} {'passes':>14}", *rows, "", foot])
 
 
-def _passes_per_second(job: Job) -> float:
-    """Forward passes of one image per second, from a few batches through the suite's encoder."""
+def estimate(job: Job) -> str:
+    """How long the missing stages of a job take on one core, from a pass of the suite's encoder over its images."""
     suite = job.points[0]
-    train = job.place.library.part(suite.data, "train")
+    train = job.place.library.part(suite.data, "train").take(slice(0, 64)).to(job.place.device)
     encoder = Encoder(suite.architecture, train.shape, mean=suite.mean, std=suite.std).eval().to(job.place.device)
-    images = train.take(slice(0, 256)).to(job.place.device).floats(slice(None))
-    with torch.no_grad():
-        encoder(images)
-        began = time.perf_counter()
-        for _ in range(5):
-            float(encoder(images).sum())
-    return 5 * len(images) / (time.perf_counter() - began)
+    pace, missing, cost = measure(encoder, train.floats(slice(None))), set(job.missing), job.plan.cost
+    judged = [stage.part for stage in job.plan.stages if stage.key in missing and stage.kind == "evaluate"]
+    trained = sum(cost.get(s.key, 0) for s in job.plan.stages if s.key in missing and s.kind != "evaluate")
+    low = pace.fastest(trained) + sum(pace.least(part["images"], len(part["judges"])) for part in judged)
+    return told(sum(cost.get(key, 0) for key in missing), low, pace)
+
+
+def told(passes: int, low: float, pace: Pace) -> str:
+    """An estimate as a line: passes at most, and the time from where all breaks at once to where nothing does."""
+    return (
+        f"at most {passes:,} passes: {span(low, pace.seconds(passes))} of one device or core for the passes alone "
+        f"(all broken at once to nothing broken; measured {1e3 * pace.forward:.3g} ms an image forward, "
+        f"{1e3 * pace.gradient:.3g} ms with its gradient)"
+    )
 
 
 def listing(kind: str | None) -> str:
@@ -65,7 +62,7 @@ def listing(kind: str | None) -> str:
     """
     kinds: Mapping[str, Any] = {
         "methods": lambda: {name: found.source for name, found in _methods().items()},
-        "schemes": lambda: {name: f"trains {s.trains} on {s.objective}" for name, s in schemes().items()},
+        "schemes": _schemes,
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": lambda: {
             "pgd-<steps>": "projected gradient descent, such as pgd-20",
@@ -84,6 +81,12 @@ def listing(kind: str | None) -> str:
         rows = [(name, text) for name, text in kinds[title]().items()]
         blocks.append("\n".join([title, *_aligned(rows)]))
     return "\n\n".join(blocks)
+
+
+def _schemes() -> dict[str, str]:
+    known = [(profile, name, scheme) for profile in PROFILES for name, scheme in schemes(profile).items()]
+    chosen = [f"{' and '.join(s.selection)} of {s.training.epochs} epochs" for _, _, s in known]
+    return {f"{n} ({p})": f"{s.words}; {told}" for (p, n, s), told in zip(known, chosen, strict=True)}
 
 
 def _methods() -> dict[str, type[Method]]:

@@ -15,6 +15,7 @@ from robustcl.bench.attacks import PGD
 from robustcl.models.checkpoint import save_encoder
 from robustcl.models.errors import UserError
 from tests.bench.tiny import images_for, network, one_line, visible, write_suite
+from tests.models.official import advcl
 
 ROOT = Path(__file__).resolve().parent.parent
 THREAT = robustcl.Threat("8/255", norm="linf")
@@ -96,7 +97,7 @@ def test_run_answers_with_a_report_and_from_the_store(tmp_path: Path) -> None:
 
 
 def test_pretrain_then_load_encoder(tmp_path: Path) -> None:
-    from robustcl.bench.data import Digits
+    from robustcl.bench.datasets.digits import Digits
     from robustcl.pretraining.method import Training
     from robustcl.pretraining.methods.supervised import Supervised
 
@@ -113,6 +114,19 @@ def test_pretrain_then_load_encoder(tmp_path: Path) -> None:
         back(torch.zeros(2, 3, 8, 8))
     with pytest.raises(UserError, match="expected labels="):
         robustcl.pretrain(method, train.pixels, encoder=table)
+
+
+def test_load_encoder_reads_files_of_other_projects(tmp_path: Path) -> None:
+    net, file = advcl()
+    torch.save(file, tmp_path / "epoch_1000.ckpt")
+    x = torch.rand(2, 3, 32, 32)
+    for branch, route in enumerate(("normal", "pgd", "pgd_ce")):
+        encoder = robustcl.load_encoder(tmp_path / "epoch_1000.ckpt", route)
+        torch.testing.assert_close(encoder(x), net.features(x, branch), atol=1e-5, rtol=1e-5)
+    encoder, report = robustcl.import_encoder(tmp_path / "epoch_1000.ckpt", layout="a_infonce")
+    assert (encoder.routes, report.layout) == (("pgd",), "a_infonce")
+    with pytest.raises(UserError, match="no such file"):
+        robustcl.load_encoder(tmp_path / "nowhere.ckpt")
 
 
 def test_from_a_folder_with_a_models_package_of_its_own(tmp_path: Path) -> None:
@@ -173,7 +187,7 @@ def test_pseudo_labels_that_do_not_fit_are_refused(labels: torch.Tensor) -> None
 
 
 def test_pretrain_is_given_what_a_method_needs() -> None:
-    from robustcl.bench.data import Digits
+    from robustcl.bench.datasets.digits import Digits
     from robustcl.pretraining.method import named
 
     train = Digits().load().train.take(slice(0, 64))

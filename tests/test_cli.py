@@ -12,6 +12,7 @@ import pytest
 
 import robustcl
 from robustcl import cli
+from robustcl.bench.data import datasets
 from robustcl.pretraining.method import every, named
 from tests.bench.tiny import visible, write_suite
 
@@ -59,7 +60,7 @@ def test_version_help_and_nothing(call: Call) -> None:
     assert (told.code, told.out) == (0, f"robustcl {robustcl.__version__}\n")
     told = call("--help")
     assert told.code == 0
-    assert all(command in told.out for command in ("run", "ls", "report"))
+    assert all(command in told.out for command in ("run", "ls", "report", "fetch"))
     told = call("run", "--help")
     assert all(word in told.out for word in ("--dry-run", "--set", "--runs", "--device", "--offline", "--workers"))
 
@@ -72,6 +73,7 @@ def test_version_help_and_nothing(call: Call) -> None:
         ("architectures", "tiny"),
         ("attacks", "pgd-<steps>"),
         ("data", "digits"),
+        ("data", "tiny_imagenet"),
         ("suites", "quickstart"),
     ],
 )
@@ -82,6 +84,22 @@ def test_ls(call: Call, kind: str, holds: str) -> None:
     assert any(line.startswith(f"  {holds}") for line in told.out.splitlines())
     if kind != "methods":  # whose facts are shown by themselves alone
         assert told.out.strip() in call("ls").out
+
+
+def test_ls_data_has_a_line_for_each(call: Call) -> None:
+    lines = call("ls", "data").out.splitlines()[1:]
+    assert [line.split()[0] for line in lines] == list(datasets())
+    assert all(len(line.split()) > 4 for line in lines)
+
+
+def test_fetch_refuses_in_one_line(call: Call, tmp_path: Path) -> None:
+    told = call("fetch", "svhn", tmp_path, "--offline")
+    assert (told.code, told.out) == (2, "")
+    assert told.line.startswith("robustcl: fetch svhn: asked for with --offline")
+    told = call("fetch", "svnh", tmp_path)
+    assert told.code == 2
+    assert told.line.endswith("did you mean 'svhn'?")
+    assert not list(tmp_path.iterdir())
 
 
 def cells(lines: list[str]) -> dict[str, list[str]]:

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from robustcl.bench.data import Digits, Npz
+from robustcl.bench.datasets.digits import Digits
+from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.library import Library
 from robustcl.bench.plan import Plan, plan
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.schemes.labelled import Labelled
 from robustcl.bench.spec import read_suite
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.checkpoint import save_encoder
@@ -28,6 +29,7 @@ training = { epochs = 1 }
 
 [finetune.AFF]
 weak = "digits-weak"
+selection = ["last"]
 """
 SPLITS = Digits().load()
 
@@ -77,7 +79,7 @@ def test_a_change_moves_exactly_what_depends_on_it(tmp_path: Path, override: str
     assert moved(tmp_path, override) == expected
 
 
-@pytest.mark.parametrize(("kind", "expected"), [(Supervised, {"random", "at"}), (Scheme, set(ENCODERS))])
+@pytest.mark.parametrize(("kind", "expected"), [(Supervised, {"random", "at"}), (Labelled, set(ENCODERS))])
 def test_a_version_moves_what_it_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type, expected: set[str]
 ) -> None:
@@ -241,7 +243,7 @@ def test_what_normalises_the_input_is_in_the_key_and_in_the_protocol(tmp_path: P
 
 
 def test_a_row_that_an_axis_touches_in_part_is_whole_at_every_point(tmp_path: Path) -> None:
-    grid = "\n[finetune.AFF]\nweak = 'digits-weak'\n[grid]\n'finetune.AFF.training.epochs' = [1, 2]\n"
+    grid = "\n[finetune.AFF]\nselection = ['last']\n[grid]\n'finetune.AFF.training.epochs' = [1, 2]\n"
     cells = planned(tmp_path, more=grid).cells
     found = sorted((cell["encoder"], cell["scheme"]) for cell in cells if cell["encoder"].startswith("at"))
     assert found == [(f"at (epochs={n})", scheme) for n in (1, 2) for scheme in ("AFF", "SLF")]
@@ -298,8 +300,9 @@ def test_a_snapshot_is_told_apart_and_moves_no_other_row(tmp_path: Path) -> None
     assert early.part == {**last.part, "snapshot": 1}
     assert early.parents["encoder"].key == last.parents["encoder"].key
     protocols = {cell["encoder"]: cell["protocol"] for cell in both.cells}
-    assert protocols["student"] == "route normal, SLF 1 epochs, last epoch"
-    assert protocols["student@1"] == "route normal, pretraining's epoch 1, SLF 1 epochs, last epoch"
+    said = "profile paper_advcl, SLF 1 epochs, last epoch, 1437 training images"
+    assert protocols["student"] == f"route normal, {said}"
+    assert protocols["student@1"] == f"route normal, pretraining's epoch 1, {said}"
 
 
 def save_data(path: Path, side: int = 8, channels: int = 0, n: int = 40) -> Path:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 import robustcl
 from robustcl.bench.attacks import PGD, Attack, Judge, judges
-from robustcl.bench.data import Digits
+from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.findings import Finding, Reliability, beyond, graded
 from robustcl.bench.reliability import PART, PASSES, check, cost

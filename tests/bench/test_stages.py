@@ -182,6 +182,6 @@ def test_a_user_file_of_weights_is_never_executed(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save({"network": save_encoder}, path)
     more = f"\n[labels.groups]\ntorchvision = 'resnet18'\nweights = '{path}'\n" + ADVCL
-    with pytest.raises(UserError, match="not readable as weights alone") as caught:
+    with pytest.raises(UserError, match="needs code to be read") as caught:
         job(tmp_path, more=more)
     assert one_line(caught.value)

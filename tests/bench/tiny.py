@@ -34,6 +34,7 @@ training = { epochs = 1, batch = 256 }
 
 [finetune.SLF]
 weak = "digits-weak"
+selection = ["last"]
 training = { epochs = 1, batch = 256 }
 
 [judge]
@@ -86,7 +87,7 @@ def images_for(model: nn.Module, n: int = 12, *, classes: int = 10, size: int = 
 
 def trained(classes: int = 10, n: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
     """A small convolutional network trained on the first digits below `classes`, and `n` digits it never saw."""
-    from robustcl.bench.data import Digits
+    from robustcl.bench.datasets.digits import Digits
 
     train, test = Digits().load()
     few_train, few_test = (s.take(s.labels < classes) for s in (train, test))
@@ -127,7 +128,7 @@ def visible(root: Path) -> dict[str, bytes]:
     """Every visible stage file but `stage.json`, by its path below `root`."""
     return {
         str(path.relative_to(root)): path.read_bytes()
-        for kind in ("pretrain", "labels", "finetune", "evaluate")
+        for kind in ("pretrain", "import", "labels", "finetune", "evaluate")
         for path in sorted((root / kind).glob("[!.]*/*"))
         if path.name != "stage.json"
     }

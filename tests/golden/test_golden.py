@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from robustcl.bench.schemes import read_scheme, schemes
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Epoch, Run, fit
 from robustcl.pretraining.method import Method, Net, Targets, build_net, every, named
+from tests.finetuned import every_scheme, fitted, is_scheme, scheme
 
-CASES = [*every(), *schemes()]
+CASES = [*every(), *every_scheme()]
 TRAINING = {"epochs": 6, "batch": 12}  # two steps per epoch
 N = 24
 PSEUDO = {2: torch.arange(N) % 2, 5: torch.arange(N) % 5}
@@ -31,8 +31,8 @@ FLAG = "--regenerate-golden"
 
 
 def method_of(name: str) -> Method:
-    if name in schemes():
-        return read_scheme({"scheme": name, "training": TRAINING}, "golden")
+    if is_scheme(name):
+        return scheme(name, {"training": TRAINING, "selection": ["last"]})  # which epoch is chosen moves no training
     less = {"layers": 1, "ascent": {"steps": 2}} if name.startswith("ap_dpe") else {}  # by far the costliest
     return named(name, {"training": TRAINING, **less})
 
@@ -68,7 +68,7 @@ def curve(method: Method) -> list[Epoch]:
     given = {role: Encoder(Tiny(width=4), (1, 8, 8), seed=2) for role in method.facts.needs}
     net = build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), 0, given).double()
     settle(net)
-    return fit(method, net, images, Run(seed=0, threat=Threat("8/255"), pseudo=PSEUDO))
+    return fit(method, net, images, fitted(method, images, Run(seed=0, threat=Threat("8/255"), pseudo=PSEUDO)))
 
 
 def compare(path: Path, version: int, found: list[Epoch], regenerate: bool) -> None:

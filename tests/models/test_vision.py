@@ -72,10 +72,10 @@ def test_features_are_those_before_the_classifier(tmp_path: Path) -> None:
     [
         ("mobilenet_v3", {}, 3, "unknown network 'mobilenet_v3'"),
         ("squeezenet1_1", {}, 3, "ends in no linear classifier"),
-        ("mobilenet_v3_small", {}, 3, "expected all of them and no other"),
-        ("mobilenet_v3_small", {"model": {}}, 3, "expected a state dict"),
+        ("mobilenet_v3_small", {"a": torch.ones(1)}, 3, "expected all of them and no other"),
+        ("mobilenet_v3_small", {"model": {}}, 3, "holds nothing, expected tensors by name"),
         ("mobilenet_v3_small", {}, 2, "images of 2 channels, expected 1 or 3"),
-        ("mobilenet_v3_small", None, 3, "not readable as weights alone"),
+        ("mobilenet_v3_small", None, 3, "not a file of weights"),
     ],
 )
 def test_networks_that_do_not_fit_are_one_line(

@@ -2,14 +2,12 @@
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from robustcl.bench.schemes import read_scheme, schemes
 from robustcl.models import checkpoint
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
@@ -18,9 +16,10 @@ from robustcl.models.threat import Threat
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
-from robustcl.pretraining.method import Batch, Method, Net, Targets, build_net, every, named
+from robustcl.pretraining.method import Batch, Method, Net, Surveying, Targets, build_net, every, named
+from tests.finetuned import every_scheme, fitted, is_scheme, scheme
 
-CASES = [*every(), *schemes()]
+CASES = [*every(), *every_scheme()]
 N = 12
 PSEUDO = {2: torch.arange(N) % 2, 3: torch.arange(N) % 3}
 
@@ -36,7 +35,7 @@ def small(name: str) -> Method:
 
 
 def again(name: str, table: dict[str, Any]) -> Method:
-    return read_scheme({"scheme": name, **table}, "test") if name in schemes() else named(name, table)
+    return scheme(name, table) if is_scheme(name) else named(name, table)
 
 
 def images() -> Images:
@@ -50,8 +49,8 @@ def build(method: Method) -> Net:
     return build_net(method, encoder, Targets(classes=3, pseudo=PSEUDO), 1, given)
 
 
-def settings(keep: Path | None = None) -> Run:
-    return Run(seed=0, threat=Threat("8/255"), pseudo=PSEUDO, keep=keep)
+def settings(method: Method) -> Run:
+    return fitted(method, images(), Run(seed=0, threat=Threat("8/255"), pseudo=PSEUDO))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -60,7 +59,7 @@ def test_it_trains_three_steps_to_the_same_bytes_again(name: str) -> None:
     for _ in range(2):
         net = build(method)
         before = checkpoint.fingerprint(net)
-        curves.append(fit(method, net, images(), settings()))
+        curves.append(fit(method, net, images(), settings(method)))
         prints.append(checkpoint.fingerprint(net))
     assert all(math.isfinite(number) for row in curves[0] for number in row.values())
     assert all(tensor.isfinite().all() for tensor in net.state_dict().values())
@@ -73,7 +72,7 @@ def test_what_is_frozen_stays_statistics_included(name: str) -> None:
     method = small(name)
     net = build(method)
     encoder, heads = checkpoint.fingerprint(net.encoder), checkpoint.fingerprint(net.heads)
-    fit(method, net, images(), settings())
+    fit(method, net, images(), settings(method))
     assert (checkpoint.fingerprint(net.encoder) == encoder) == method.freezes
     assert not net.heads or checkpoint.fingerprint(net.heads) != heads
 
@@ -107,7 +106,7 @@ def test_it_says_what_it_is(name: str) -> None:
 def test_what_lies_beside_gets_no_gradient(name: str) -> None:
     method = small(name)
     net = build(method)
-    fit(method, net, images(), settings())
+    fit(method, net, images(), settings(method))
     assert all(p.grad is None for p in net.beside.parameters())
 
 
@@ -147,13 +146,17 @@ def test_its_units_are_what_a_step_spends(name: str) -> None:
     step = Batch(
         images=data.pixels,
         labels=data.labels,
-        threat=settings().threat,
+        threat=settings(method).threat,
+        partial=settings(method).partial,
         seed=0,
         epoch=0,
         epochs=1,
         iteration=0,
         pseudo=PSEUDO,
     )
+    for quarter in range(4):  # of an epoch
+        if isinstance(method, Surveying):
+            method.survey(net, data, step, quarter, 4)
     terms = method.loss(net, method.adversary(net, method.views(step), step), step)
     meter.last = True
     torch.stack(list(terms.values())).sum().backward()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from robustcl.bench.schemes import Scheme
+from robustcl.bench.schemes.labelled import Labelled
 from robustcl.models import checkpoint
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
@@ -245,7 +245,7 @@ def test_a_method_without_a_projector_is_probed_on_its_features() -> None:
 
 def test_a_method_that_is_not_adversarial_is_one_line() -> None:
     clean = SimCLR(training=TRAINING, strong=DIGITS)
-    frozen = Scheme(training=TRAINING, weak=WEAK, trains="head", objective="adversarial")
+    frozen = Labelled(training=TRAINING, weak=WEAK, trains="head", objective="adversarial")
     for method in (clean, frozen):
         with pytest.raises(UserError, match=r"^fit: rcs needs an adversarial method") as caught:
             fit(method, net(method), images(), run())

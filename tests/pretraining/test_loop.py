@@ -259,7 +259,7 @@ def test_a_stage_writes_its_snapshots_and_a_curve_with_blanks(tmp_path: Path) ->
     stage = Stage(kind="pretrain", part=part, label="pretrain some")
 
     class Held(DataSet):
-        def load(self) -> Splits:
+        def read(self) -> Splits:
             return Splits(data, data)
 
     place = Place(store=Store(tmp_path), library=Library([Held()]))

@@ -10,7 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from robustcl.bench.schemes import Scheme, schemes
+from robustcl.bench.profiles import schemes
+from robustcl.bench.schemes.labelled import Labelled
 from robustcl.models import checkpoint
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
@@ -45,16 +46,16 @@ def images(n: int = N) -> Images:
 
 def methods(training: Training) -> dict[str, Method]:
     frozen = schemes()["ALF"]
-    assert isinstance(frozen, Scheme)
+    assert isinstance(frozen, Labelled)
     return {
         "simclr": SimCLR(training=training, strong=DIGITS, hidden=8, output=8),
         "advcl": AdvCL(training=training, strong=DIGITS, weak=WEAK),
-        "frozen": Scheme(training=training, weak=WEAK, trains="head", objective="clean"),
+        "frozen": Labelled(training=training, weak=WEAK, trains="head", objective="clean"),
     }
 
 
 def net(method: Method) -> Net:
-    routes = ("pgd",) if isinstance(method, Scheme) else method.routes  # what a scheme is given is one route
+    routes = ("pgd",) if isinstance(method, Labelled) else method.routes  # what a scheme is given is one route
     return build_net(method, Encoder(Tiny(width=4), (1, 8, 8), routes=routes), Targets(classes=3, pseudo=pseudo()), 0)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from robustcl.bench import records
 from robustcl.bench.attacks import judges
-from robustcl.bench.data import Digits
+from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.spec import read_suite
 from robustcl.models.architectures.tiny import Tiny

@@ -1,0 +1,77 @@
+"""The only owner of imports: how an encoder from outside the suite becomes a stage, beside those that pretrain."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from robustcl.bench.files import Files, unchanged
+from robustcl.bench.place import Place
+from robustcl.bench.store import Stage, Store, write_json
+from robustcl.bench.suite import Imported
+from robustcl.models import checkpoint
+from robustcl.models.convert import Report, import_encoder
+from robustcl.models.encoder import Encoder
+from robustcl.models.errors import UserError, unknown
+from robustcl.models.value import plain, read
+from robustcl.pretraining.images import Images
+from robustcl.pretraining.probe import Probe, probe
+
+VERSION = 1  # part of every key: raised where the same file becomes another encoder
+
+
+def import_stage(entry: Imported, images: Images, files: Files, where: str, label: str) -> tuple[Stage, Report]:
+    """The stage of an entry, and how its file is read: now, so that a wrong one fails before anything starts.
+
+    Errors: `UserError` for a file that is missing or not whole, or has no such route.
+    """
+    held = plain(entry)
+    part = {
+        "version": VERSION,
+        "checkpoint": files.sha256(entry.checkpoint, f"{where}.checkpoint"),
+        **{key: held[key] for key in ("layout", "route", "stem", "mean", "std")},
+        "shape": list(images.shape),
+        **({"data": images.fingerprint} if entry.probe else {}),
+    }
+    stage = Stage(kind="import", part=part, label=label)
+    return stage, files.once(stage.key, lambda: read_import(stage, files.known)[1])
+
+
+def read_import(stage: Stage, files: Mapping[str, Path]) -> tuple[Encoder, Report]:
+    """The encoder of an import with every route, and how it was read; `route` of the report is to be finetuned."""
+    part = stage.part
+    path = unchanged(part["checkpoint"], files, stage.label)
+    channels, height, width = part["shape"]
+    encoder, report = import_encoder(
+        path,
+        layout=part["layout"],
+        route="all",
+        shape=(channels, height, width),
+        stem=part["stem"],
+        mean=None if part["mean"] is None else tuple(part["mean"]),
+        std=None if part["std"] is None else tuple(part["std"]),
+    )
+    if encoder.shape != (channels, height, width):
+        raise UserError(f"{path}: takes images of shape {encoder.shape}, expected those of the data, {part['shape']}")
+    route = part["route"] or report.route
+    if route not in report.routes:
+        raise unknown(str(path), "route", route, report.routes)
+    return encoder, read(Report, plain(report) | {"route": route}, stage.label)
+
+
+def make_import(stage: Stage, place: Place, folder: Path, report: Callable[[int, int], None]) -> dict[str, Any]:
+    """Write the encoder as one of ours, with all its routes, once it is probed; `import.json` says how it was read."""
+    encoder, said = read_import(stage, place.files)
+    probed = None
+    if "data" in stage.part:
+        probed = probe(encoder.keep(said.route).to(place.device), place.images(stage), stage.label)
+    checkpoint.save_encoder(folder / "encoder.safetensors", encoder, said.route)
+    write_json(folder / "import.json", {"report": plain(said), "probe": plain(probed) if probed else None})
+    return {}
+
+
+def told_import(stage: Stage, store: Store) -> list[str]:
+    """What people should know of a finished import, in lines: how its file was read, and what the probe found."""
+    held = json.loads(store.file(stage, "import.json").read_text())
+    probed = str(read(Probe, held["probe"], stage.label)) if held["probe"] else "not probed"
+    return [*str(read(Report, held["report"], stage.label)).splitlines(), *probed.splitlines()]

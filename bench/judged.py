@@ -1,0 +1,119 @@
+"""The only owner of judging a given classifier into a run folder: its stages, its cells, and what a cell refuses."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import torch
+
+from robustcl.bench import records
+from robustcl.bench.about import about
+from robustcl.bench.budget import Check, blocks, within
+from robustcl.bench.case import Case, cell
+from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.executors import Watch
+from robustcl.bench.pace import duration
+from robustcl.bench.provenance import provenance
+from robustcl.bench.store import Stage, Store
+from robustcl.models.errors import UserError
+from robustcl.pretraining.images import Images
+
+SUITE = "evaluate"
+
+
+def admit(case: Case, store: Store) -> None:
+    """See whether the folder may hold this case; nothing is written.
+
+    A folder holds any number of rows, data sets and radii, but one protocol of each: where its row was judged with
+    other weights, images, attacks or seed, it is refused, and nobody has to guess which of two numbers is shown.
+    Errors: `UserError` that says what differs; where the folder is a suite's.
+    """
+    for held in store.cells(SUITE):
+        if _place(held) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
+            _refuse(held["part"], case, store)
+
+
+def make(case: Case, store: Store, watch: Watch) -> None:
+    """Judge what the store lacks, and enter the cell. Whatever stops it, finished batches and blocks stay.
+
+    With a budget, images are judged in a fixed random order, a block at a time (see `budget.within`); the same call
+    again goes on with the next blocks, and those that are there take no time.
+    """
+    store.add_cells(SUITE, [])  # the folder is one of given classifiers from now on
+    if not case.budget:
+        (stage,) = case.stages
+        _judge(case, case.images, stage, store, watch, lambda: None)
+        store.add_cells(SUITE, [cell(case, stage)])
+        return
+    parts = list(zip(case.stages, blocks(case.images, case.batch), strict=True))
+
+    def block(part: tuple[Stage, Images], check: Check) -> Stage:
+        _judge(case, part[1], part[0], store, watch, check)
+        return part[0]
+
+    done = within(case.budget, parts, block)
+    stage = _joined(case, done, store)
+    n = sum(len(images) for _, images in parts[: len(done)])
+    told = f"{n} of {len(case.images)} images, budget {duration(case.budget)}"
+    store.add_cells(SUITE, [cell(case, stage, told)])
+
+
+def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch, check: Check) -> None:
+    if store.has(stage):
+        return
+    watch.started(stage)
+
+    def report(done: int, total: int) -> None:
+        watch.moved(stage, done, total)
+        check()
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        keep = folder / "progress" / "batches"
+        trial = Trial(
+            threat=case.threat, judges=case.judges, seed=case.seed, batch=case.batch, keep=keep, report=report
+        )
+        found = judge(case.given.model, images, trial)
+        told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
+        records.write(folder / "records.parquet", found, told)
+        return {**provenance(), "device": str(images.pixels.device)}
+
+    store.make(stage, work)
+    watch.finished(stage)
+
+
+def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
+    """The records of whole blocks as one evaluation."""
+    parents = {f"block {number}": stage for number, stage in enumerate(done)}
+    whole = Stage(kind="evaluate", part=case.part, parents=parents, label=case.label)
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        parts = [pq.read_table(store.file(stage, "records.parquet")).to_pandas() for stage in done]
+        rows = pd.concat([part.astype({"judge": str, "attack": str}) for part in parts])
+        rows = rows.sort_values("image", kind="stable", ignore_index=True)
+        trial = Trial(threat=case.threat, judges=case.judges, seed=case.seed, batch=case.batch)
+        known = torch.from_numpy(rows["image"].unique()).to(case.images.index.device)
+        images = case.images.take(torch.isin(case.images.index, known))
+        records.write(folder / "records.parquet", rows, about(whole, case.given.model, images, trial, rows))
+        return provenance()
+
+    store.make(whole, work)
+    return whole
+
+
+def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(cell[key] for key in ("encoder", "data", "norm", "eps"))
+
+
+def _refuse(held: Mapping[str, Any], case: Case, store: Store) -> None:
+    """Errors: `UserError` where the cell that is there is of another protocol."""
+    new = case.part
+    odd = [key for key in new if held.get(key) != new[key]]
+    if odd:
+        show: Callable[[Any], str] = lambda of: ", ".join(of) if isinstance(of, dict) else str(of)  # noqa: E731
+        told = "; ".join(f"{key} {show(held.get(key))}, now {show(new[key])}" for key in odd)
+        raise UserError(
+            f"{store.root}: row '{case.row}' at {case.threat.norm} {case.threat.eps} is there with {told}; "
+            "expected the same, another --name or another --runs folder"
+        )

@@ -1,0 +1,53 @@
+"""The only owner of what is said of how a cell came about: in words, and as terms that reports compare."""
+
+from typing import Any
+
+from robustcl.bench.classifiers import Classifiers, Outcome
+from robustcl.bench.suite import Row
+from robustcl.pretraining.images import Images
+
+Terms = dict[str, Any]
+
+
+def terms(row: Row, outcome: Outcome, classifiers: Classifiers, test: Images) -> Terms:
+    """The protocol of a cell: numbers whose terms differ are not of one kind.
+
+    `n_train` counts the images that are trained on, `labels` those of them whose labels are, `n` those that are judged,
+    `held_out` the training images that were asked after every epoch.
+    """
+    suite, encoders, scheme = classifiers.suite, classifiers.encoders, outcome.scheme
+    n = len(classifiers.images)
+    trained = scheme.trained(n)
+    return {
+        "profile": suite.profile,
+        "per_method": suite.per_method,
+        "selection": outcome.choice,
+        "epochs": scheme.training.epochs,
+        "n_train": trained,
+        "labels": classifiers.labels(scheme),
+        "held_out": n - trained,
+        "n": len(test),
+        "split": "training, held out" if getattr(suite.target or suite.data, "holdout", None) else "test",
+        "route": encoders.deployed(row.entry, row.route),
+        "snapshot": row.snapshot,
+        "layout": encoders.layout(row.entry),
+        "normalisation": encoders.constants(row.entry),
+        "external_data": encoders.external(row.entry),
+    }
+
+
+def words(name: str, told: Terms) -> str:
+    """The same in words, for the scheme of this name."""
+    best = f"best epoch on {told['held_out']} held-out training images"
+    parts = [
+        f"route {told['route']}",
+        *([f"pretraining's epoch {told['snapshot']}"] if told["snapshot"] else []),
+        f"profile {told['profile']}{' with recipes per method' if told['per_method'] else ''}",
+        f"{name} {told['epochs']} epochs, {best if told['selection'] == 'best_val' else 'last epoch'}",
+        f"{told['n_train']} training images",
+        *([f"{told['labels']} of them with labels"] if told["labels"] < told["n_train"] else []),
+        *([f"imported from layout {told['layout']}"] if told["layout"] else []),
+        *(["input normalised"] if told["normalisation"] else []),
+        *(["external data"] if told["external_data"] else []),
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,1 @@
+"""The finetuning schemes: one file each."""

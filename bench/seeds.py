@@ -1,0 +1,29 @@
+"""The only owner of the seeds of a suite: one per part of the work, or several, a suite for each combination."""
+
+import itertools
+
+from pydantic import Field
+
+from robustcl.models.errors import UserError
+from robustcl.models.value import Table, read, value
+
+
+@value
+class Seeds:
+    """One seed per part, so that their spreads can be told apart."""
+
+    pretrain: int = Field(default=0, ge=0)
+    finetune: int = Field(default=0, ge=0)
+    judge: int = Field(default=0, ge=0)
+
+
+def combinations(table: Table, where: str) -> list[Seeds]:
+    """The seeds of a table whose entries are one or a list each, `finetune = [0, 1, 2]`: every combination.
+
+    Errors: `UserError` for an unknown part, and for a list that is empty or holds a seed twice.
+    """
+    lists = {key: given if isinstance(given, list) else [given] for key, given in table.items()}
+    for key, given in lists.items():
+        if not given or any(given.count(one) > 1 for one in given):
+            raise UserError(f"{where}.{key}: {given} is wrong, expected at least one seed, each once")
+    return [read(Seeds, dict(zip(lists, chosen, strict=True)), where) for chosen in itertools.product(*lists.values())]

@@ -1,0 +1,114 @@
+"""The only owner of the export for RobustBench: a `model_info` JSON for every encoder that AutoAttack judged."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from robustcl.models.errors import UserError
+from robustcl.reports.frame import CLEAN, frame, summary
+from robustcl.reports.seeds import row_names
+from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
+
+JUDGE = "autoattack"
+STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose numbers their leaderboard takes
+_THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
+
+
+def model_info(records: pd.DataFrame, architecture: str) -> dict[str, dict[str, Any]]:
+    """What a `frame` holds for RobustBench: `<data>/<threat>/<name>.json` -> its fields.
+
+    Every cell of AutoAttack `standard` has one, in their form: accuracies in percent as text with two decimals, eps
+    as text such as `8/255`. `architecture` is that of the suite's encoders; a classifier that was given names its own.
+    What only the authors know is left for them: link, authors and venue are empty, `additional_data` of a given
+    classifier is null. `reported` is our own number, as no other was published. How many images stand behind it, with
+    the interval, and what was judged, is the footnote.
+    Errors: as `summary`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for clean, robust in _cells(summary(records)):
+        plain = "" if robust["headline"] else f"_eps-{_slug(robust['eps'])}"
+        name = _slug(str(robust["row"]) if robust["scheme"] == GIVEN else f"{robust['row']}_{robust['scheme']}") + plain
+        folder = f"{_slug(robust['data'])}/{_THREATS[str(robust['norm'])]}"
+        found[f"{folder}/{name}.json"] = _fields(clean, robust, architecture)
+    return found
+
+
+def write(runs: str | Path, folder: str | Path | None = None) -> list[Path]:
+    """Write the JSONs of a run folder into `folder`, by default `report/model_info` inside it: the paths.
+
+    Errors: as `frame`; `UserError` where no cell was judged by AutoAttack `standard`, and for an unwritable folder.
+    """
+    target = Path(folder) if folder is not None else Path(runs) / "report" / "model_info"
+    found = model_info(frame(runs), _architecture(Path(runs) / "suite.json"))
+    if not found:
+        raise UserError(f"{runs}: no finished cell has the judge {JUDGE} ({', '.join(STANDARD)}), expected one")
+    paths = [target / name for name in found]
+    try:
+        for path, fields in zip(paths, found.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from None
+    return paths
+
+
+def _cells(numbers: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
+    """The clean and the robust numbers of every cell that AutoAttack `standard` judged, but for the random encoder."""
+    if numbers.empty:
+        return
+    numbers = numbers.assign(row=row_names(numbers))
+    for _, cell in numbers.groupby(["stage", "row", "scheme", "headline"], observed=True, sort=False):
+        robust = cell[(cell["judge"] == JUDGE) & ~cell["encoder"].isin([RANDOM, CHANCE])]
+        if len(robust) and json.loads(str(robust["judges"].iloc[0]))[JUDGE] == STANDARD:
+            yield cell[cell["judge"] == CLEAN].iloc[0], robust.iloc[0]
+
+
+def _fields(clean: pd.Series, robust: pd.Series, architecture: str) -> dict[str, Any]:
+    given, protocol = robust["scheme"] == GIVEN, str(robust["protocol"])
+    accuracy = _percent(robust["accuracy"])
+    return {
+        "link": "",
+        "name": str(robust["row"]) if given else f"{robust['row']}, {robust['scheme']}",
+        "authors": "",
+        "additional_data": None if given else "external data" in protocol,
+        "number_forward_passes": 1,
+        "dataset": str(robust["data"]),
+        "venue": "",
+        "architecture": str(robust["method"]) if given else architecture,
+        "eps": str(robust["eps"]),
+        "clean_acc": _percent(clean["accuracy"]),
+        "reported": accuracy,
+        "autoattack_acc": accuracy,
+        "unreliable": {"ok": False, "unreliable": True}.get(str(robust["reliability"])),
+        "footnote": _footnote(clean, robust, protocol),
+    }
+
+
+def _footnote(clean: pd.Series, robust: pd.Series, protocol: str) -> str:
+    ends = [f"{name} {_percent(of['low'])} to {_percent(of['high'])}" for name, of in (("SA", clean), ("AA", robust))]
+    return (
+        f"n = {robust['n']} test images; 95 % Wilson intervals {', '.join(ends)}; "
+        f"{attack_text({JUDGE: STANDARD})}; {robust['norm']} {robust['eps']}; protocol: {protocol}"
+    )
+
+
+def _architecture(path: Path) -> str:
+    """The encoder of a suite for people: `resnet (depth 18, stem cifar)`; empty where the folder holds no suite's."""
+    held: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("resolved", {})
+    points = held.get("points") or [{}]
+    encoder = dict(points[0].get("encoder", {}))
+    name = str(encoder.pop("name", ""))
+    settings = ", ".join(f"{key} {of}" for key, of in encoder.items() if of is not None)
+    return f"{name} ({settings})" if settings else name
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _slug(name: object) -> str:
+    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", str(name)).strip("-")
