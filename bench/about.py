@@ -4,8 +4,9 @@ from typing import Any
 
 import pandas as pd
 
-from robustcl.bench.evaluate import Model, Trial
+from robustcl.bench.evaluate import Trial
 from robustcl.bench.fingerprint import fingerprints
+from robustcl.bench.judge import Model
 from robustcl.bench.reliability import check
 from robustcl.bench.store import Stage
 from robustcl.models.value import plain
@@ -16,7 +17,7 @@ def about(stage: Stage, model: Model, images: Images, trial: Trial, records: pd.
     """What is written beside the `records` that the stage's trial made of the model on the images, checks included."""
     return {
         "threat": plain(trial.threat),
-        "fingerprints": fingerprints(trial.judges, trial.threat, trial.seed),
+        "fingerprints": fingerprints(trial.judges, trial.threat, trial.seed, images.classes),
         "protocol": history(stage),
         "reliability": plain(check(model, images, trial, records)),
     }

@@ -1,213 +1,38 @@
-"""The only owner of what an attack is: the `Attack` form, the `Judge` it may ask, PGD, and names of attacks."""
+"""The only owner of who judges: names, values and callables to lists of attacks; wrapped callables; identities."""
 
+import dataclasses
 import inspect
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from robustcl.models.errors import NumberError, UserError, nearest
-from robustcl.models.seeding import ImageDraws, generator
-from robustcl.models.threat import Threat
-from robustcl.models.value import plain, value
-from robustcl.pretraining.ascent import Ascent, Step
+from robustcl.bench.adversarial import Saved
+from robustcl.bench.autoattack.reference import APGD, FAB, VERSIONS, Square
+from robustcl.bench.forms import FORMS, known, parsed
+from robustcl.bench.judge import Attack as Attack
+from robustcl.bench.judge import Judge as Judge
+from robustcl.bench.pgd import PGD
+from robustcl.bench.transfer_attack import Transfer
+from robustcl.models.errors import UserError, nearest
+from robustcl.models.seeding import generator
+from robustcl.models.threat import Norm, Threat
+from robustcl.models.value import plain, read, value
 
 Plain = Callable[[nn.Module, Tensor, Tensor, Threat, torch.Generator], Tensor]
 """Any attack of somebody else's: (model, x, y, threat, generator) -> x_adv."""
 
-
-class Counted(nn.Module):
-    """A model that counts forward-equivalents: one per image forwarded, one more per image whose gradient is asked."""
-
-    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model, self.passes = model, 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The model's logits (n, classes)."""
-        logits = self.model(x)
-        self.passes += len(x)
-        if isinstance(logits, Tensor) and logits.requires_grad:  # anything else is refused by who asked
-            logits.register_hook(self._backward)
-        return logits
-
-    def _backward(self, gradient: Tensor) -> None:
-        self.passes += len(gradient)
-
-
-class Judge:
-    """Decides for one attack on the images that are still right; the attack proposes, the float32 model answers.
-
-    `x` (n, ...) in [0, 1], `y` (n,), `images` (n,) positions in the official split. For every image it holds the worst
-    answer seen: the one with the smallest margin.
-    """
-
-    def __init__(
-        self,
-        model: Counted,
-        x: Tensor,
-        y: Tensor,
-        images: Sequence[int],
-        *,
-        threat: Threat,
-        seed: int,
-        batch: int,
-        classes: int,
-        finished: Callable[[Tensor], None] = lambda rows: None,
-    ) -> None:
-        self.model, self.x, self.y, self.images = model, x, y, list(images)
-        self.threat, self.seed, self.batch, self.classes, self.finished = threat, seed, batch, classes, finished
-        n = len(y)
-        self.answer = y.clone()
-        self.margin = torch.full((n,), torch.inf, device=y.device)
-        self.distance = torch.zeros(n, device=y.device)
-        self.step = torch.full((n,), -1, dtype=torch.int64, device=y.device)
-        self.passes = torch.zeros(n, dtype=torch.int64, device=y.device)
-        self.done = torch.zeros(n, dtype=torch.bool, device=y.device)
-
-    def batches(self) -> Iterator[Tensor]:
-        """Rows in batches that do not depend on what is done already; batches that are done are left out."""
-        for rows in torch.arange(len(self.y), device=self.y.device).split(self.batch):
-            if not self.done[rows].all():
-                yield rows
-
-    def confirm(self, adversarial: Tensor, rows: Tensor, step: int) -> Tensor:
-        """Project these images, let the float32 model answer and keep what is broken: (len(rows),) bool.
-
-        Errors: `NumberError` where the model answers NaN.
-        """
-        x, y = self.x[rows], self.y[rows]
-        point = self.threat.project(adversarial.detach().float(), x)
-        with torch.no_grad():
-            logits = self.model(point).float()
-        if not torch.isfinite(logits).all():
-            bad = int((~torch.isfinite(logits)).any(1).nonzero()[0])
-            raise NumberError(f"model: the answer to image {self.images[int(rows[bad])]} under attack is not finite")
-        answer, margin = logits.argmax(1), margins(logits, y)
-        broken: Tensor = answer != y
-        # The first break stays; before it the smallest margin; an answer that breaks always beats one that does not.
-        worse = (self.step[rows] < 0) & (broken | (margin < self.margin[rows]))
-        kept = rows[worse]
-        self.answer[kept], self.margin[kept] = answer[worse], margin[worse]
-        self.distance[kept] = self.threat.distance(point, x)[worse]
-        self.step[rows[worse & broken]] = step
-        return broken
-
-    def charge(self, passes: int, rows: Tensor) -> None:
-        """Book so many passes on these rows, evenly; the first rows bear the remainder."""
-        share, rest = divmod(passes, len(rows))
-        self.passes[rows] += share
-        self.passes[rows[:rest]] += 1
-
-    def finish(self, rows: Tensor) -> None:
-        """These rows are through with the attack: what is known of them is kept."""
-        self.done[rows] = True
-        self.finished(rows)
-
-
-def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) the label's logit minus the best other one."""
-    own = logits.gather(1, labels[:, None])[:, 0]
-    gap: Tensor = own - logits.scatter(1, labels[:, None], -torch.inf).max(1).values
-    return gap
-
-
-@value
-class Attack(ABC):
-    """An attack as a value; `run` asks the judge. `version` is raised when a change moves answers."""
-
-    version: ClassVar[int]
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What the records call it."""
-
-    @abstractmethod
-    def cost(self, classes: int) -> int:
-        """Forward-equivalents for an image that it cannot break."""
-
-    @abstractmethod
-    def run(self, judge: Judge) -> None:
-        """Attack every batch of the judge, confirm what was found, charge the passes, finish the batch."""
-
-
-@value
-class PGD(Attack):
-    """Projected gradient descent (Madry et al., ICLR 2018) on the cross-entropy, from uniform random starts.
-
-    An image is out at the first iterate that breaks it; published PGD-20 often judges the last iterate alone, which
-    can only be higher. `verdict = "last"` does that, for comparison.
-    """
-
-    version: ClassVar[int] = 1
-
-    steps: int = Field(default=20, ge=0)
-    step: Step = "eps/4"
-    restarts: int = Field(default=1, ge=1)
-    verdict: Literal["first", "last"] = "first"
-
-    @property
-    def name(self) -> str:
-        return f"pgd-{self.steps}"
-
-    def cost(self, classes: int) -> int:
-        return self.restarts * (2 * self.steps + 1)
-
-    def run(self, judge: Judge) -> None:
-        for rows in judge.batches():
-            left = rows
-            for restart in range(self.restarts):
-                left = self._climb(judge, left, restart)
-            judge.finish(rows)
-
-    def _climb(self, judge: Judge, rows: Tensor, restart: int) -> Tensor:
-        """One run from a random start over these rows; the rows that are still right."""
-        if not len(rows):
-            return rows
-        ascent, threat = Ascent(steps=self.steps, step=self.step), judge.threat
-        draws = ImageDraws([judge.images[int(row)] for row in rows], judge.seed, "pgd", restart)
-        size, point = ascent.size(threat), ascent.start(judge.x[rows], threat, draws)
-        for step in range(self.steps):
-            before = judge.model.passes
-            logits, gradient = _gradient(judge.model, point, judge.y[rows])
-            judge.charge(judge.model.passes - before, rows)
-            claimed = logits.argmax(1) != judge.y[rows]
-            if step and self.verdict == "first" and claimed.any():
-                stays = torch.ones_like(claimed)
-                stays[claimed] = ~self._confirm(judge, point[claimed], rows[claimed], step)
-                point, gradient, rows = point[stays], gradient[stays], rows[stays]
-            if not len(rows):
-                return rows
-            point = threat.project(point + size * threat.steepest(gradient), judge.x[rows])
-        return rows[~self._confirm(judge, point, rows, self.steps)]
-
-    def _confirm(self, judge: Judge, point: Tensor, rows: Tensor, step: int) -> Tensor:
-        before = judge.model.passes
-        broken = judge.confirm(point, rows, step)
-        judge.charge(judge.model.passes - before, rows)
-        return broken
-
-
-def _gradient(model: nn.Module, point: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits, and the gradient of the summed cross-entropy with respect to the images alone."""
-    point = point.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = model(point)
-        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, point)
-    return logits.detach(), gradient
+Definitions = Mapping[str, Sequence[Attack]]
+"""Judges that a file defines: name -> its attacks in order."""
 
 
 @value
 class Wrapped(Attack):
     """A plain callable as an attack; it is called once per batch, and what it returns is judged like anything else."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     function: Any
 
@@ -215,19 +40,15 @@ class Wrapped(Attack):
     def name(self) -> str:
         return str(getattr(self.function, "__name__", type(self.function).__name__))
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: Norm = "linf") -> int:
         return 1
 
     def run(self, judge: Judge) -> None:
-        for number, rows in enumerate(judge.batches()):
+        for rows in judge.batches():
             before = judge.model.passes
-            source = generator(judge.seed, self.name, number)
+            source = generator(judge.seed, self.name, judge.images[int(rows[0])])
             x, y = judge.x[rows].clone(), judge.y[rows].clone()
-            devices = [x.device] if x.device.type == "cuda" else []
-            # Judging runs without gradients and keyed; an attack of somebody else's expects torch's defaults, and may
-            # draw from the global generator, which must not move.
-            with torch.enable_grad(), torch.random.fork_rng(devices=devices):
-                torch.manual_seed(source.initial_seed())
+            with torch.enable_grad():  # judging runs without gradients; somebody else's attack expects torch's defaults
                 found = self.function(judge.model, x, y, judge.threat, source)
             if not isinstance(found, Tensor) or found.shape != x.shape:
                 raise UserError(f"attack {self.name}: did not return images of shape {tuple(x.shape)}")
@@ -242,45 +63,75 @@ def identity(attack: Attack) -> dict[str, Any]:
     if isinstance(attack, Wrapped):
         code = inspect.getsource(attack.function) if inspect.isfunction(attack.function) else repr(attack.function)
         return {**kind, "name": attack.name, "code": code}
+    if isinstance(attack, Transfer):
+        return {**kind, "source": attack.source_identity, "attack": identity(attack.attack)}
+    if isinstance(attack, Saved):
+        return {**kind, "content": attack.content, "only": attack.only}
     return {**kind, **plain(attack)}
 
 
-def judges(names: Sequence[str | Attack | Plain], classes: int, batch: int) -> dict[str, list[Attack]]:
+def judges(
+    names: Sequence[str | Attack | Plain], classes: int, batch: int, defined: Definitions | None = None
+) -> dict[str, list[Attack]]:
     """The judges for a list of names, attacks and callables: each name with its attacks in order.
 
-    Names: `pgd-<steps>`, `autoattack`, or one of its four members. `batch` is the reference batch of AutoAttack.
+    Names are those of `defined`, of `known()`, and `saved:<path>`. `batch` is the reference batch of AutoAttack's
+    attacks. Errors: `UserError` for an unknown or repeated name, and for a loss that needs more classes.
     """
     if isinstance(names, str):
         raise UserError(f"attacks: '{names}' is one text, expected a list such as ['{names}']")
+    if classes < 2:
+        raise UserError(f"attacks: a model of {classes} class, expected at least 2")
     found: dict[str, list[Attack]] = {}
     for asked in names:
-        if isinstance(asked, str):
-            name, bench = asked, _named(asked, classes, batch)
-        elif isinstance(asked, Attack):
-            name, bench = asked.name, [asked]
-        elif callable(asked):
-            wrapped = Wrapped(function=asked)
-            name, bench = wrapped.name, [wrapped]
-        else:
-            raise UserError(f"attacks: {asked!r} is not an attack, expected a name, an Attack or a callable")
+        name, bench = _asked(asked, classes, batch, defined or {})
         if name in found:
             raise UserError(f"attacks: two are named '{name}', expected distinct names; judge the other one apart")
-        found[name] = bench
+        found[name] = [_fitted(attack, classes) for attack in bench]
     if not found or "clean" in found:
         raise UserError(f"attacks: {list(found)}, expected at least one attack and none named 'clean'")
     return found
 
 
-def _named(name: str, classes: int, batch: int) -> list[Attack]:
-    from robustcl.bench.autoattack.reference import MEMBERS, standard
+def from_identity(held: Mapping[str, Any], where: str, sources: Mapping[str, nn.Module]) -> Attack:
+    """The attack that an identity in a key describes; `sources` are the models that transfer attacks start from."""
+    kinds: dict[str, type[Attack]] = {"PGD": PGD, "APGD": APGD, "FAB": FAB, "Square": Square}
+    if held["kind"] == "Transfer":
+        return Transfer(source=sources[held["source"]], attack=from_identity(held["attack"], where, sources))
+    fields = {name: part for name, part in held.items() if name not in ("kind", "version")}
+    return read(kinds[held["kind"]], fields, where)
 
-    if steps := re.fullmatch(r"pgd-(\d+)", name):
-        return [PGD(steps=int(steps[1]))]
-    if name == "autoattack":
-        return list(standard(classes, batch))
-    if name in MEMBERS:
-        return [member for member in standard(classes, batch) if member.name == name]
-    known = ["pgd-20", "autoattack", *MEMBERS]
-    raise UserError(
-        f"attacks: unknown attack '{name}', expected one of pgd-<steps>, {', '.join(known[1:])}{nearest(name, known)}"
-    )
+
+def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[str, Sequence[Attack]]:
+    if isinstance(asked, Attack):
+        return asked.name, [asked]
+    if callable(asked):
+        return (wrapped := Wrapped(function=asked)).name, [wrapped]
+    if not isinstance(asked, str):
+        raise UserError(f"attacks: {asked!r} is not an attack, expected a name, an Attack or a callable")
+    if asked in defined:
+        return asked, defined[asked]
+    if asked in VERSIONS:
+        return asked, VERSIONS[asked](classes, batch)
+    if asked.startswith("saved:"):
+        return (saved := Saved(path=Path(asked.removeprefix("saved:")))).name, [saved]
+    form_and_fields = parsed(asked)
+    if form_and_fields is None or (form_and_fields[0].kind is PGD and "steps" not in form_and_fields[1]):
+        names = [*defined, *VERSIONS, "pgd-20", *(name for name in FORMS if name != "pgd")]
+        listed = ", ".join([*defined, *known()])
+        raise UserError(f"attacks: unknown attack '{asked}', expected one of {listed}{nearest(asked, names)}")
+    form, given = form_and_fields
+    own = {"batch": batch} if "batch" in form.kind.__dataclass_fields__ else {}
+    return asked, [form.kind(**own, **given)]
+
+
+def _fitted(attack: Attack, classes: int) -> Attack:
+    """The attack as it runs with so many classes: it says how many targets there are."""
+    if isinstance(attack, Transfer):
+        return dataclasses.replace(attack, attack=_fitted(attack.attack, classes))
+    if isinstance(attack, APGD) and classes < attack.least_classes:
+        needs = f"its loss needs {attack.least_classes} classes"
+        raise UserError(f"attacks: {attack.name}: {needs}, the model has {classes}; try apgd-ce or pgd-margin-20")
+    if isinstance(attack, APGD | FAB) and attack.targets is not None and attack.targets >= classes:
+        return dataclasses.replace(attack, targets=classes - 1)
+    return attack

@@ -85,7 +85,7 @@ def cell(case: Case, stage: Stage, told: str = "", *, headline: bool = True) -> 
         "eps": str(case.threat.eps),
         "headline": headline,
         "judges": {name: [attack.name for attack in attacks] for name, attacks in case.judges.items()},
-        "fingerprints": fingerprints(case.judges, case.threat, case.seed),
+        "fingerprints": fingerprints(case.judges, case.threat, case.seed, case.images.classes),
         "seeds": {"judge": case.seed},
         "protocol": ", ".join(filter(None, [SCHEME, told])),
         "part": case.part,

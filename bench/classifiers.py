@@ -13,6 +13,7 @@ from robustcl.bench.schemes.labelled import Labelled
 from robustcl.bench.schemes.semi import Semi
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import Row, Suite
+from robustcl.models.errors import UserError
 from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.method import identity
@@ -33,10 +34,14 @@ class Classifiers:
 
     def __init__(self, suite: Suite, encoders: Encoders, images: Images) -> None:
         self.suite, self.encoders, self.images, self.cost = suite, encoders, images, encoders.cost
+        self._counted: dict[tuple[float, int | None], int] = {}
 
     def outcomes(self, row: Row, name: str) -> Iterator[Outcome]:
         """The classifiers of a row under a scheme: one per selection, which share a stage where they share a run."""
         scheme = self.scheme(row, name)
+        if scheme.held and scheme.held > len(self.images):
+            where, most = f"{self.suite.name}.finetune.{name}.validation", len(self.images)
+            raise UserError(f"{where}: {scheme.held}, expected at most the number of training images, {most}")
         for run in scheme.runs:
             stage = self._stage(row, name, run)
             for choice in run.selection:
@@ -58,7 +63,10 @@ class Classifiers:
         """How many labels are trained on."""
         if not isinstance(scheme, Semi):
             return scheme.trained(len(self.images))
-        return len(subset(self.images, scheme.share, scheme.validation if scheme.holds_out else None))
+        key = scheme.share, scheme.held
+        if key not in self._counted:
+            self._counted[key] = len(subset(self.images, *key))
+        return self._counted[key]
 
     def _stage(self, row: Row, name: str, scheme: Scheme) -> Stage:
         part = self._part(row, scheme)
@@ -72,14 +80,14 @@ class Classifiers:
     def _probe(self, row: Row, scheme: Scheme) -> tuple[Stage, Choice]:
         """The stage of SLF whose head a scheme begins with, and which of its heads: one that saw the same images."""
         slf = self.scheme(row, "SLF")
-        same = [run for run in slf.runs if run.trained(10**6) == scheme.trained(10**6)]
-        choice: Choice = "best_val" if scheme.holds_out else "last"
+        same = [run for run in slf.runs if run.held == scheme.held]
+        choice: Choice = "best_val" if scheme.held else "last"
         probe = same[0] if same else replace(slf, selection=(choice,), validation=scheme.validation)
         return self._stage(row, "SLF", probe), probe.selection[-1]
 
     def _labeller(self, row: Row, name: str, scheme: Semi) -> Stage:
         part = self._part(row, scheme.labeller)
-        part["subset"] = {"share": scheme.share, "validation": scheme.validation if scheme.holds_out else None}
+        part["subset"] = {"share": scheme.share, "validation": scheme.held}
         if "normal" in self.encoders.routes(row.entry) and self.encoders.deployed(row.entry) != "normal":
             part["route"] = "normal"
         parents = {"encoder": self.encoders.stage(row.entry)}

@@ -1,17 +1,18 @@
 """The only owner of the checks that attack again: at other steps, at other radii, and not at all."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
-from robustcl.bench.attacks import PGD, Attack, Counted
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.findings import LEVEL, Finding, Verdict, beyond, graded, share
+from robustcl.bench.judge import Attack, Counted
+from robustcl.bench.pgd import PGD
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 
@@ -20,13 +21,13 @@ GREY = Threat("1/2")  # within it every image can become the same grey, which no
 Right = NDArray[np.bool_]
 
 
-def climbs(model: Counted, images: Images, trial: Trial) -> list[Finding]:
-    """What PGD does at other steps and radii; the last iterate is judged, so that more can be less."""
-    threat, last = trial.threat, [PGD(steps=steps, verdict="last") for steps in (5, 10, 20)]
+def climbs(model: Counted, images: Images, trial: Trial, loss: Literal["ce", "margin"]) -> list[Finding]:
+    """What PGD on this loss does at other steps and radii; the last iterate is judged, so that more can be less."""
+    threat, last = trial.threat, [PGD(steps=steps, loss=loss, verdict="last") for steps in (5, 10, 20)]
 
     def right(threat: Threat, attacks: Sequence[Attack]) -> list[Right]:
         held = {attack.name: [attack] for attack in attacks}
-        found = judge(model, images, replace(trial, threat=threat, judges=held, keep=None, report=_silent))
+        found = judge(model, images, Trial(threat=threat, judges=held, seed=trial.seed, batch=trial.batch))
         clean = found[found["judge"] == "clean"].set_index("image")["right"].astype(bool)
         rows = (found[found["judge"] == name].set_index("image")["right"] for name in held)
         under = (clean & row.reindex(clean.index, fill_value=False).astype(bool) for row in rows)
@@ -46,10 +47,6 @@ def climbs(model: Counted, images: Images, trial: Trial) -> list[Finding]:
         _monotone("monotone_steps", {"5 steps": five, "10 steps": ten, "20 steps": twenty}),
         _large_eps(clean, grey, images.classes),
     ]
-
-
-def _silent(done: int, total: int) -> None:
-    """The checks have no progress of their own."""
 
 
 def _eps0(clean: Right, still: Right) -> Finding:
@@ -84,8 +81,7 @@ def _monotone(name: str, rising: Mapping[str, Right]) -> Finding:
         value=max(gain, 0.0),
         verdict=verdict,
         found=f"PGD leaves {shares}",
-        next="gradients mislead here: raise steps and restarts (PGD steps = 100, restarts = 5, step = 'eps/10'), and "
-        "judge with autoattack",
+        next="gradients mislead here: judge with pgd-100x5 and autoattack, and read the lowest column",
     )
 
 

@@ -86,7 +86,7 @@ class Draft:
             "eps": str(threat.eps),
             "headline": threat.eps == suite.threat.eps,
             "judges": {judge: [attack.name for attack in attacks] for judge, attacks in bench.items()},
-            "fingerprints": fingerprints(bench, threat, suite.seeds.judge),
+            "fingerprints": fingerprints(bench, threat, suite.seeds.judge, self.test.classes),
             "seeds": plain(suite.seeds),
             "protocol": words(scheme, told),
             "terms": told,

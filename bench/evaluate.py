@@ -1,67 +1,75 @@
 """The only owner of judging: who is still right, what each attack is given, and the records that come of it."""
 
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robustcl.bench.attacks import Attack, Counted, Judge, identity, margins
+from robustcl.bench import adversarial
+from robustcl.bench.attacks import identity
+from robustcl.bench.batches import Batches, Note
+from robustcl.bench.judge import COLUMNS, Attack, Counted, Judge, frozen, global_draws, margins
+from robustcl.bench.judge import Model as Model
 from robustcl.bench.records import SCHEMA
 from robustcl.models.checkpoint import fingerprint
 from robustcl.models.errors import NumberError, UserError
 from robustcl.models.threat import Threat
-from robustcl.models.value import digest, plain
+from robustcl.models.value import digest
 from robustcl.pretraining.images import Images
 
-Model = Callable[[Tensor], Tensor]
-_COLUMNS = ("answer", "margin", "distance", "step", "passes")
+Found = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What an evaluation is, model and images apart. `batch` is a matter of memory alone (a reference attack carries
-    its own in its fingerprint); `keep` is the folder where finished batches are kept for a restart."""
+    """What an evaluation is, model and images apart.
+
+    `batch` is a matter of memory alone, but for attacks and models that draw per batch (a reference attack carries its
+    own in its identity). `keep` is the folder where finished batches are kept for a restart; a model that is no torch
+    module, or holds no tensor, needs a `label` there, since nothing else tells it apart. `save` is the file for the
+    adversarial images (see `adversarial.save`). `known` are records of the same judges on the same model and images
+    within a smaller ball of the same norm: what was broken there is taken over, with no pass spent. `watch` is shown
+    every judge and attack when it is through.
+    """
 
     threat: Threat
     judges: Mapping[str, Sequence[Attack]]
     seed: int = 0
     batch: int = 256
     keep: Path | None = None
+    label: str = ""
+    save: Path | None = None
+    known: pd.DataFrame | None = None
     report: Callable[[int, int], None] = lambda done, total: None
+    watch: Callable[[str, Attack, Judge], None] = lambda name, attack, judge: None
 
 
 def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
     """Records of `model` on `images` (schema version 1), ordered by image and then by attack.
 
-    The model answers in float32 and eval mode; its modes and gradient flags come back as they were. Images and model
-    lie on one device. Errors: `UserError` where logits have another shape than (n, classes); `NumberError` for NaN.
+    The model answers in float32 and eval mode; its modes and gradient flags come back as they were, and so do torch's
+    global generators, which a model that draws finds in a state of the trial's seed. Images and model lie on one
+    device. Errors: `UserError` where logits have another shape than (n, classes); `NumberError` for NaN.
     """
-    counted = Counted(model)
-    with torch.no_grad(), frozen(model):
+    if trial.save and trial.known is not None:
+        raise UserError("evaluate: save and known, expected one of them: what is taken over has no images to save")
+    counted, note = Counted(model), _note(model, images, trial) if trial.keep else {}
+    with torch.no_grad(), frozen(model), global_draws(images.pixels.device, trial.seed, "clean"):
         logits = _answers(counted, images, trial.batch)
         answer, margin = logits.argmax(1), margins(logits, images.labels)
-        kept = _Kept(trial.keep, _protocol(model, images, trial))
+        work = _Work(counted, images, trial, Batches(trial.keep, note))
         clean = {"answer": answer, "margin": margin, "distance": torch.zeros_like(margin)}
         clean |= {"step": torch.full_like(answer, -1), "passes": torch.ones_like(answer)}
         parts = [_rows(images, torch.arange(len(images)), "clean", "clean", 0, clean)]
-        work = _Work(counted, images, trial, kept)
         start = (answer == images.labels).nonzero()[:, 0].cpu()
-        order = 1
         for name, attacks in trial.judges.items():
-            right = start
-            for attack in attacks:
-                found = work.attack(name, attack, right, order)
-                parts.append(_rows(images, right, name, attack.name, order, found))
-                right = right[(found["answer"] == images.labels.cpu()[right])]
-                order += 1
+            parts += work.judge(name, attacks, start)
+    if trial.save:
+        adversarial.save(trial.save, images, trial.threat, work.points)
     records = pd.concat([part for part in parts if len(part)], ignore_index=True)
     ordered: pd.DataFrame = records.sort_values(["image", "order"], kind="stable", ignore_index=True)[SCHEMA.names]
     return ordered
@@ -69,7 +77,7 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
 
 def count_classes(model: Model, images: Tensor) -> int:
     """How many classes the model answers for. Errors: `UserError` where it does not answer with logits (n, classes)."""
-    with torch.no_grad(), frozen(model):
+    with torch.no_grad(), frozen(model), global_draws(images.device, 0, "classes"):
         logits = model(images.float() / 255 if images.dtype == torch.uint8 else images)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -80,15 +88,49 @@ def count_classes(model: Model, images: Tensor) -> int:
 class _Work:
     """One evaluation under way: what every attack of it shares."""
 
-    def __init__(self, model: Counted, images: Images, trial: Trial, kept: "_Kept") -> None:
+    def __init__(self, model: Counted, images: Images, trial: Trial, kept: Batches) -> None:
         self.model, self.images, self.trial, self.kept = model, images, trial, kept
         self.total = sum(len(attacks) for attacks in trial.judges.values()) * len(images)
-        self.done = 0
+        self.done, self.order = 0, 1
+        self.points: dict[str, tuple[Tensor, Tensor]] = {}  # judge -> the worst points, and whether they break
 
-    def attack(self, name: str, attack: Attack, rows: Tensor, order: int) -> dict[str, Tensor]:
-        """What `attack` did to the images in `rows`, column by column."""
-        device = self.images.pixels.device
-        here = rows.to(device)
+    def judge(self, name: str, attacks: Sequence[Attack], right: Tensor) -> list[pd.DataFrame]:
+        """The rows of one judge, part by part; `right` are the images that are right clean."""
+        parts, right = self._carried(name, attacks, right)
+        worst = _Worst(self.images, right) if self.trial.save else None
+        for attack in attacks:
+            court = self._attack(name, attack, right)
+            found = {column: court.held[column].cpu() for column in COLUMNS}
+            parts.append(_rows(self.images, right, name, attack.name, self.order, found))
+            if worst:
+                worst.see(court, right)
+            right = right[(found["answer"] == self.images.labels.cpu()[right])]
+            self.order += 1
+        if worst:
+            self.points[name] = (worst.point, worst.broken)
+        return parts
+
+    def _carried(self, name: str, attacks: Sequence[Attack], right: Tensor) -> tuple[list[pd.DataFrame], Tensor]:
+        """What the judge broke within a smaller ball, at no cost, and the images that are left.
+
+        The verdict stands: the point lies within the larger ball as well.
+        """
+        known = self.trial.known
+        if known is None:
+            return [], right
+        index = pd.Index(self.images.index.cpu().numpy()[right.numpy()])
+        lost = known[(known["judge"] == name) & ~known["right"].astype(bool) & known["image"].isin(index)]
+        tried, names = lost["attack"].astype(str).tolist(), [attack.name for attack in attacks]
+        other = next((attack for attack in tried if attack not in names), None)
+        if other is not None:
+            raise UserError(f"evaluate: known records of attack '{other}', which is none of judge '{name}'")
+        order = [self.order + names.index(attack) for attack in tried]
+        taken = lost.assign(judge=name, attack=tried, passes=0, order=order)
+        return [taken], right[torch.from_numpy(~index.isin(lost["image"]))]
+
+    def _attack(self, name: str, attack: Attack, rows: Tensor) -> Judge:
+        """The judge of `attack` on the images in `rows`, when it is through."""
+        here, order = rows.to(self.images.pixels.device), self.order
         court = Judge(
             self.model,
             self.images.floats(here),
@@ -96,8 +138,9 @@ class _Work:
             self.images.index.cpu()[rows].tolist(),
             threat=self.trial.threat,
             seed=self.trial.seed,
-            batch=getattr(attack, "batch", self.trial.batch),
+            batch=getattr(attack, "batch", None) or self.trial.batch,
             classes=self.images.classes,
+            keep_points=self.trial.save is not None,
         )
         self.kept.restore(court, order)
 
@@ -112,50 +155,27 @@ class _Work:
                 raise RuntimeError(f"attack {attack.name}: left {int((~court.done).sum())} images unfinished")
         self.done += len(self.images)
         self.trial.report(self.done, self.total)
-        return {column: getattr(court, column).cpu() for column in _COLUMNS}
+        self.trial.watch(name, attack, court)
+        return court
 
 
-class _Kept:
-    """Finished batches on disk, one small file each, so that a restart loses at most the batch it was in."""
+class _Worst:
+    """The worst point of every image over the attacks of one judge; of what is wrong clean, the image itself."""
 
-    def __init__(self, folder: Path | None, protocol: str) -> None:
-        self.folder = folder
-        if folder is None:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        note = folder / "protocol"
-        if not note.exists():
-            part = folder / "protocol.part"
-            part.write_text(protocol)
-            part.replace(note)
-        elif note.read_text() != protocol:
-            raise UserError(f"{folder}: holds batches of other weights, data or protocol; remove it to start anew")
+    def __init__(self, images: Images, right: Tensor) -> None:
+        self.point = images.floats(slice(None)).cpu().clone()
+        self.broken = torch.ones(len(images), dtype=torch.bool)
+        self.broken[right] = False
+        self.margin = torch.full((len(images),), torch.inf)
 
-    def save(self, court: Judge, order: int, rows: Tensor) -> None:
-        if self.folder is None:
-            return
-        arrays = {column: getattr(court, column)[rows].cpu().numpy() for column in _COLUMNS}
-        buffer = io.BytesIO()
-        np.savez(buffer, rows=rows.cpu().numpy(), **arrays)
-        path = self.folder / f"{order:03d}-{int(rows[0]):08d}.npz"
-        part = path.with_suffix(".part")
-        part.write_bytes(buffer.getvalue())
-        part.replace(path)
-
-    def restore(self, court: Judge, order: int) -> None:
-        if self.folder is None:
-            return
-        for path in sorted(self.folder.glob(f"{order:03d}-*.npz")):
-            try:
-                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                    arrays = {name: torch.from_numpy(file[name]).to(court.y.device) for name in file.files}
-            except (OSError, ValueError, EOFError, BadZipFile):
-                path.unlink()  # a batch that cannot be read is attacked again
-                continue
-            rows = arrays.pop("rows")
-            for column, held in arrays.items():
-                getattr(court, column)[rows] = held
-            court.done[rows] = True
+    def see(self, court: Judge, rows: Tensor) -> None:
+        """Take over what is worse: a break, or a smaller margin."""
+        broken, margin = (court.step >= 0).cpu(), court.margin.cpu()
+        worse = broken | (margin < self.margin[rows])
+        assert court.point is not None
+        self.point[rows[worse]] = court.point.cpu()[worse]
+        self.margin[rows[worse]] = margin[worse]
+        self.broken[rows] |= broken
 
 
 def _answers(model: Counted, images: Images, batch: int) -> Tensor:
@@ -176,41 +196,36 @@ def _answers(model: Counted, images: Images, batch: int) -> Tensor:
     return answers
 
 
-@contextmanager
-def frozen(model: Any) -> Iterator[None]:
-    """The model in eval mode and without weight gradients; every module's own mode and flag come back."""
-    if not isinstance(model, nn.Module):
-        yield
-        return
-    half = [p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32]
-    if half:
-        raise UserError(f"model: parameters of type {half[0]}, expected float32, in which the verdict is given")
-    modes = {module: module.training for module in model.modules()}
-    flags = {p: p.requires_grad for p in model.parameters()}
-    model.eval()
-    model.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-        for p, flag in flags.items():
-            p.requires_grad_(flag)
-
-
-def _rows(
-    images: Images, rows: Tensor, name: str, attack: str, order: int, found: Mapping[str, Tensor]
-) -> pd.DataFrame:
+def _rows(images: Images, rows: Tensor, name: str, attack: str, order: int, found: Found) -> pd.DataFrame:
     labels = images.labels.cpu()[rows].numpy()
-    held = {column: found[column].cpu().numpy() for column in _COLUMNS}
+    held = {column: found[column].cpu().numpy() for column in COLUMNS}
     head = {"image": images.index.cpu()[rows].numpy(), "label": labels, "judge": name, "attack": attack}
     return pd.DataFrame({**head, **held, "right": held["answer"] == labels, "order": order})
 
 
-def _protocol(model: Any, images: Images, trial: Trial) -> str:
-    """What finished batches depend on: weights, data, threat, attacks, seed."""
-    weights = ""
-    if trial.keep is not None and isinstance(model, nn.Module):
-        weights = fingerprint(model)
-    attacks = {name: [identity(attack) for attack in attacks] for name, attacks in trial.judges.items()}
-    return digest([weights, images.fingerprint, plain(trial.threat), attacks, trial.seed, trial.batch])
+def _note(model: Any, images: Images, trial: Trial) -> Note:
+    """What finished batches depend on. Errors: `UserError` for a model that nothing tells from another."""
+    tensors = isinstance(model, nn.Module) and len(model.state_dict()) > 0
+    if not tensors and not trial.label:
+        raise UserError(
+            "evaluate: a model without tensors is kept apart by nothing, expected Trial(label='<its name>')"
+        )
+    attacks = [
+        f"{name}: {attack.name} [{digest(identity(attack))}]"
+        for name, attacks in trial.judges.items()
+        for attack in attacks
+    ]
+    known = "none"
+    if trial.known is not None:
+        lost = trial.known[~trial.known["right"].astype(bool)]
+        known = digest([lost[column].astype(str).tolist() for column in ("image", "judge", "attack")])
+    return {
+        "weights": fingerprint(model) if tensors else trial.label,
+        "images": images.fingerprint,
+        "threat": f"{trial.threat.norm} {trial.threat.eps}",
+        "attacks": ", ".join(attacks),
+        "seed": str(trial.seed),
+        "batch": str(trial.batch),
+        "known records": known,
+        "adversarial images": "saved" if trial.save else "not saved",
+    }

@@ -58,7 +58,7 @@ def fetch(name: str, folder: Path, *, offline: bool = False) -> str:
         known[name](folder)
     except (OSError, RuntimeError, HTTPException, TarError, BadZipFile, EOFError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"fetch {name}: {reason}; expected the official files from the network") from None
+        raise UserError(f"fetch {name}: failed ({reason}), expected the official files from the network") from None
     if name in ARCHIVES:
         return f'[judge]\ncorruptions = "{folder / ARCHIVES[name].folder}"'
     return f'[data]\nname = "{name}"\npath = "{folder}"'

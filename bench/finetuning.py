@@ -47,8 +47,8 @@ def finetune(scheme: Scheme, start: Start, images: Images, run: Run) -> Finetune
     if start.head is not None:
         net.heads["classes"].load_state_dict(start.head.head.state_dict())
     validation = None
-    if scheme.holds_out:
-        images, held = images.hold_out(scheme.validation)
+    if scheme.held:
+        images, held = images.hold_out(scheme.held)
         validation = Validation(held, run.threat if scheme.attacked else None, run.seed)
     if isinstance(scheme, Semi):
         assert start.labeller is not None

@@ -143,12 +143,19 @@ class _Home:
         if path is not None or "." in name or name in sys.stdlib_module_names or name in _OURS:
             return None
         spec = PathFinder.find_spec(name, self.roots)
-        return None if spec and not spec.loader and PathFinder.find_spec(name) else spec
+        return None if spec and not spec.loader and _installed(name) else spec
 
     def clashes(self, name: str, origin: str | None) -> bool:
         """Whether they have a module of this name that is not the one with this `origin`."""
         spec = self.find_spec(name)
         return spec is not None and spec.origin is not None and origin is not None and spec.origin != origin
+
+
+def _installed(name: str) -> ModuleSpec | None:
+    """The module of this name on Python's own path. Our rooms in a checkout do not count: nobody imports them so."""
+    spec, rooms = PathFinder.find_spec(name), Path(__file__).resolve().parent.parent
+    ours = spec is not None and spec.origin is not None and Path(spec.origin).resolve().parent.parent == rooms
+    return None if ours else spec
 
 
 @contextmanager
@@ -168,7 +175,7 @@ def _at_home(roots: Sequence[Path]) -> Iterator[None]:
         sys.argv = words
         sys.meta_path.remove(home)
         sys.meta_path.append(home)
-        installed = {name: PathFinder.find_spec(name) for name in _tops()}
+        installed = {name: _installed(name) for name in _tops()}
         _taken({name for name, spec in installed.items() if spec and home.clashes(name, spec.origin)})
         _taken({name.partition(".")[0] for name in hidden})
         sys.modules.update(hidden)

@@ -1,5 +1,6 @@
 """The only owner of imports: how an encoder from outside the suite becomes a stage, beside those that pretrain."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,7 +57,7 @@ def read_import(stage: Stage, files: Mapping[str, Path]) -> tuple[Encoder, Repor
     route = part["route"] or report.route
     if route not in report.routes:
         raise unknown(str(path), "route", route, report.routes)
-    return encoder, read(Report, plain(report) | {"route": route}, stage.label)
+    return encoder, dataclasses.replace(report, route=route)
 
 
 def make_import(stage: Stage, place: Place, folder: Path, report: Callable[[int, int], None]) -> dict[str, Any]:

@@ -101,8 +101,8 @@ def recipe_row(kind: str, scheme: str, data: DataSet, images: Images, where: str
 
 def kind(suite: Suite, entry: str) -> str:
     """The name in the table of the method that trains an entry: what DynACL++ begins as tells which of two it is."""
-    if entry == RANDOM:
-        return RANDOM
+    if entry not in suite.pretrain:  # the random encoder, and an imported one
+        return RANDOM if entry == RANDOM else suite.imports[entry].layout or "import"
     chosen = suite.pretrain[entry]
     if isinstance(chosen.method, AIR):
         return "dynacl-air" if chosen.method.dynamic else "air"
@@ -112,8 +112,8 @@ def kind(suite: Suite, entry: str) -> str:
 
 
 def _data(data: DataSet, images: Images) -> str:
-    """The name of a data set in the table, from the name of its file or of what it is."""
-    path = getattr(data, "path", None)
-    text = ((path.stem if path else "") or type(data).__name__).lower()
-    name = next((known for known in ("cifar100", "cifar10", "stl10") if known in text.replace("-", "")), text)
-    return f"stl10 at {images.shape[1]}" if name == "stl10" else name
+    """The name of a data set in the table, from what it is or from the name of its file."""
+    path, name = getattr(data, "path", None), name_of(data)
+    texts = [name, *([path.stem.lower().replace("-", "")] if path else [])]
+    found = next((known for text in texts for known in ("cifar100", "cifar10", "stl10") if known in text), texts[-1])
+    return f"stl10 at {images.shape[1]}" if found == "stl10" else found

@@ -47,7 +47,15 @@ def words(name: str, told: Terms) -> str:
         f"{told['n_train']} training images",
         *([f"{told['labels']} of them with labels"] if told["labels"] < told["n_train"] else []),
         *([f"imported from layout {told['layout']}"] if told["layout"] else []),
-        *(["input normalised"] if told["normalisation"] else []),
+        _input(told["normalisation"]),
         *(["external data"] if told["external_data"] else []),
     ]
     return ", ".join(parts)
+
+
+def _input(constants: dict[str, tuple[float, ...] | None] | None) -> str:
+    """What happens to the images before the network sees them."""
+    if constants is None:
+        return "input raw"
+    told = [f"{name} {' '.join(f'{number:.4g}' for number in of)}" for name, of in constants.items() if of]
+    return f"input normalised ({', '.join(told)})"

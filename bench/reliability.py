@@ -14,10 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robustcl.bench.attacks import Attack, Counted, margins
 from robustcl.bench.climbs import climbs
-from robustcl.bench.evaluate import Model, Trial, frozen
+from robustcl.bench.evaluate import Trial
 from robustcl.bench.findings import Finding, Reliability, Verdict, beyond, graded, share
+from robustcl.bench.judge import Attack, Counted, Model, frozen, global_draws, margins
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 
@@ -34,14 +34,13 @@ def check(model: Model, images: Images, trial: Trial, records: pd.DataFrame, par
     no more. Errors: `NumberError` where the model answers NaN.
     """
     few, counted = images.sample(part), Counted(model)
-    with torch.no_grad(), frozen(counted):
+    with torch.no_grad(), frozen(counted), global_draws(images.labels.device, trial.seed, "checks"):
         look = _look(counted, few, trial)
         findings = [_in_ball(records, trial), *_square_gain(records, trial.judges)]
         findings += [look_for(look, trial.judges) for look_for in (_logits, _randomised, _zero_gradient)]
         if look.differentiable:
-            again = climbs(counted, few, trial)
-            # Saturation blinds PGD on the cross-entropy, and so what it shows says nothing of other attacks.
-            findings += _only(_blind(trial.judges), again) if look.saturated else again
+            # A softmax that is saturated blinds the cross-entropy, and that alone: its judges are told already.
+            findings += climbs(counted, few, trial, "margin" if look.saturated else "ce")
     told = tuple(one if one.verdict != "ok" else replace(one, next="") for one in findings)
     return Reliability(findings=told, images=len(few), passes=counted.passes)
 
@@ -49,11 +48,6 @@ def check(model: Model, images: Images, trial: Trial, records: pd.DataFrame, par
 def cost(images: int) -> int:
     """The most passes that the checks take where so many images are judged."""
     return PASSES * min(PART, images)
-
-
-def _only(judges: tuple[str, ...], findings: Sequence[Finding]) -> list[Finding]:
-    """The findings, as of these judges alone; none where there is no such judge."""
-    return [replace(one, judges=judges) for one in findings] if judges else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +138,8 @@ def _square_gain(records: pd.DataFrame, judges: Mapping[str, Sequence[Attack]]) 
                 value=broken / n,
                 verdict=graded(broken, n, 0.002, 0.02),
                 found=f"Square broke {broken} of {n} images that {name}'s gradient attacks had left",
-                next="take no gradient attack's number for this model: raise steps and restarts, Square's queries, "
-                "and read the lowest column",
+                next="take no gradient attack's number here: judge with square-20000 and autoattack-plus too, and read "
+                "the lowest column",
             )
             found.append(finding)
     return found
@@ -162,7 +156,7 @@ def _logits(look: _Look, judges: Mapping[str, Sequence[Attack]]) -> Finding:
         fields["next"] = "move the softmax out of the model, so that it answers with logits"
     elif beyond(few, len(logits), 0.01) and _blind(judges):
         fields = {"verdict": "suspect", "found": f"logits lie over {_UNDERFLOW:.0f} apart on {share(few, len(logits))}"}
-        fields |= {"next": "judge with apgd-t or autoattack, whose losses do not depend on the scale of the logits"}
+        fields |= {"next": "judge with pgd-margin-20, apgd-t or autoattack, whose losses keep their gradients"}
         fields["judges"] = _blind(judges)
     elif bool((logits <= 0).all()) and bool((logits.logsumexp(1).abs() < 1e-3).all()):
         fields["found"] = "log-probabilities: each attack does what it does on logits, which differ by a constant"
@@ -182,8 +176,8 @@ def _randomised(look: _Look, judges: Mapping[str, Sequence[Attack]]) -> Finding:
         value=moved / n,
         verdict=verdict,
         found=f"two passes over the same images differ on {share(moved, n)}, in the answer on {changed}",
-        next="judge with autoattack-rand, which averages gradients over draws, or fix the model's draws",
-        judges=tuple(name for name in judges if not name.endswith("-rand")),
+        next="judge with autoattack-rand or pgd-20-eot20, which average gradients over draws, or fix the model's draws",
+        judges=tuple(name for name, held in judges.items() if not all(getattr(a, "samples", 1) > 1 for a in held)),
     )
 
 
@@ -194,7 +188,7 @@ def _zero_gradient(look: _Look, judges: Mapping[str, Sequence[Attack]]) -> Findi
     blind = _blind(judges) if look.saturated else ()
     count = entropy if blind else margin
     if blind:
-        advice = "the softmax is saturated: judge with apgd-t or autoattack, or a margin loss"
+        advice = "the softmax is saturated: judge with pgd-margin-20, apgd-t or autoattack"
     else:
         advice = "gradients are masked: judge with square, or attack through a differentiable stand-in"
     return Finding(

@@ -62,9 +62,14 @@ def prepare(
     return Job(points=points, plan=made, place=place)
 
 
+def claim(job: Job) -> None:
+    """Write down in the run folder what it is of. Errors: `UserError` where it is another suite's or cannot be."""
+    job.place.store.claim_suite(job.name, {"points": [resolved(point) for point in job.points]}, list(job.plan.cells))
+
+
 def make(job: Job, watch: Watch, workers: int | None = None) -> None:
     """Make every stage of the job that the store lacks. Whatever stops it, what is finished stays."""
-    job.place.store.claim_suite(job.name, {"points": [resolved(point) for point in job.points]}, list(job.plan.cells))
+    claim(job)
     workers = workers or default_workers(job.place.device)
     run_stages(job.plan.stages, job.place, workers, job.plan.cost, watch)
 

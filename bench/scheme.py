@@ -43,9 +43,10 @@ class Scheme(Method):
         """What it trains on what, in a few words."""
 
     @property
-    def holds_out(self) -> bool:
-        """Whether training images are held out: to choose an epoch, or for a rate that follows them."""
-        return "best_val" in self.selection or isinstance(self.training.schedule, Automatic)
+    def held(self) -> int | None:
+        """Each how many-th training image is held out, to choose an epoch or for a rate that follows them; or None."""
+        follows = isinstance(self.training.schedule, Automatic)
+        return self.validation if "best_val" in self.selection or follows else None
 
     @property
     def attacked(self) -> bool:
@@ -54,7 +55,7 @@ class Scheme(Method):
         A scheme that sees clean images alone chooses by clean accuracy: it knows no threat, and one classifier serves
         all radii. AutoLoRa's rate follows PGD-20 in every scheme, as released.
         """
-        return self.holds_out and (self.adversarial or isinstance(self.training.schedule, Automatic))
+        return self.held is not None and (self.adversarial or isinstance(self.training.schedule, Automatic))
 
     @property
     def runs(self) -> "list[Scheme]":
@@ -65,7 +66,7 @@ class Scheme(Method):
 
     def trained(self, n: int) -> int:
         """How many of `n` training images are trained on."""
-        return n - n // self.validation if self.holds_out else n
+        return n - n // self.held if self.held else n
 
     def passes(self, n: int) -> int:
         """Forward-equivalents of a run on `n` training images, those held out included."""

@@ -13,8 +13,7 @@ from typing import Any
 
 from robustcl.bench import finetuning, records
 from robustcl.bench.about import about, history
-from robustcl.bench.attacks import PGD, Attack
-from robustcl.bench.autoattack.reference import Reference
+from robustcl.bench.attacks import from_identity
 from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.bench.imports import make_import, told_import
@@ -118,7 +117,9 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     assert threat is not None
     trial = Trial(
         threat=threat,
-        judges={name: [attack_from(held, stage.label) for held in attacks] for name, attacks in part["judges"].items()},
+        judges={
+            name: [from_identity(held, stage.label, {}) for held in attacks] for name, attacks in part["judges"].items()
+        },
         seed=part["seed"],
         keep=folder / "progress" / "batches",
         report=report,
@@ -158,13 +159,6 @@ def method_from(identity: Mapping[str, Any]) -> Method:
     """The method that an identity in a key describes."""
     fields = {name: held for name, held in identity.items() if name not in ("name", "version")}
     return read_method({"method": identity["name"], **fields}, str(identity["name"]))
-
-
-def attack_from(identity: Mapping[str, Any], where: str) -> Attack:
-    """The attack that an identity in a key describes."""
-    kinds: dict[str, type[Attack]] = {"PGD": PGD, "Reference": Reference}
-    fields = {name: held for name, held in identity.items() if name not in ("kind", "version")}
-    return read(kinds[identity["kind"]], fields, where)
 
 
 def _numbers(given: list[float] | None) -> tuple[float, ...] | None:

@@ -1,5 +1,6 @@
 """The only owner of strict import: an encoder of ours or of other people from a file, every tensor of it or none."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from robustcl.models.architectures.resnet import Stem
 from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError
 from robustcl.models.foreign import COUNTER, Foreign, Origin, decimals, take_apart
+from robustcl.models.layouts import Constants
 from robustcl.models.plugin import name_of
 from robustcl.models.value import plain, value
 from robustcl.models.weights import read_weights, state_dict
@@ -87,37 +89,16 @@ def import_encoder(
     if layout == "robustcl" or (layout is None and is_ours(path)):
         if (stem, mean, std) != (None, None, None):
             raise UserError(f"{path}: stem, mean or std given, expected none: a file of robustcl says them itself")
-        return _ours(path, route)
-    if (mean is None) != (std is None):
+        encoder, report = _ours(path)
+    elif (mean is None) != (std is None):
         raise UserError(f"{path}: mean {mean} and std {std}, expected both or neither")
-    nest, held = state_dict(read_weights(path), path)
-    found = take_apart(held, layout, str(path))
-    network, stem_from = found.network(shape[0], stem)
-    constants, normalised_from = found.constants(None if mean is None or std is None else (mean, std))
-    routes = found.routes()
-    encoder = Encoder(network, shape, routes=routes, mean=constants[0] or None, std=constants[1] or None)
-    notes = _load(encoder, found)
-    deployed = "pgd" if "pgd" in routes else routes[0]
-    report = Report(
-        layout=found.layout.name,
-        alike=found.alike,
-        matched=len(encoder.state_dict()),
-        total=len(encoder.state_dict()),
-        nest=nest,
-        prefix=found.prefix,
-        route=deployed if route in (None, "all") else route,
-        routes=routes,
-        dropped=len(found.dropped),
-        first_dropped=min(found.dropped, default=""),
-        classes=found.classes(),
-        network={"name": name_of(network), **plain(network)},
-        stem_from=stem_from,
-        mean=constants[0],
-        std=constants[1],
-        normalised_from=normalised_from,
-        notes=notes,
-    )
-    return _kept(encoder.eval(), route, deployed), report
+    else:
+        asked = None if mean is None or std is None else (mean, std)
+        encoder, report = _theirs(path, layout, shape, stem, asked)
+    if route == "all":
+        return encoder, report
+    kept = encoder.keep(route or report.route)
+    return kept, dataclasses.replace(report, route=kept.routes[0])
 
 
 def is_ours(path: Path) -> bool:
@@ -129,26 +110,54 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def _ours(path: Path, route: str | None) -> tuple[Encoder, Report]:
-    encoder, deployed = checkpoint.load_encoder(path, "all"), str(checkpoint.read(path).description["deploy"])
+def _ours(path: Path) -> tuple[Encoder, Report]:
+    """The encoder of a file of ours with every route; the report's is the deployed one."""
+    encoder = checkpoint.load_encoder(path, "all")
     count = len(encoder.state_dict())
     mean, std = (decimals(part) for part in (encoder.mean, encoder.std))
     raw = not any(mean) and set(std) == {1.0}
-    report = Report(
+    return encoder, Report(
         layout="robustcl",
         matched=count,
         total=count,
-        route=deployed if route in (None, "all") else route,
+        route=str(checkpoint.read(path).description["deploy"]),
         routes=encoder.routes,
         network=encoder.description()["architecture"],
         mean=() if raw else mean,
         std=() if raw else std,
     )
-    return _kept(encoder, route, deployed), report
 
 
-def _kept(encoder: Encoder, route: str | None, deployed: str) -> Encoder:
-    return encoder if route == "all" else encoder.keep(route or deployed)
+def _theirs(
+    path: Path, layout: str | None, shape: Shape, stem: Stem | None, asked: Constants | None
+) -> tuple[Encoder, Report]:
+    """The encoder of a foreign file with every route; the report's is the one that its project judges."""
+    nest, held = state_dict(read_weights(path), path)
+    found = take_apart(held, layout, str(path))
+    network, stem_from = found.network(shape[0], stem)
+    (mean, std), normalised_from = found.constants(asked)
+    routes = found.routes()
+    encoder = Encoder(network, shape, routes=routes, mean=mean or None, std=std or None).eval()
+    notes = _load(encoder, found)
+    return encoder, Report(
+        layout=found.layout.name,
+        alike=found.alike,
+        matched=len(encoder.state_dict()),
+        total=len(encoder.state_dict()),
+        nest=nest,
+        prefix=found.prefix,
+        route="pgd" if "pgd" in routes else routes[0],
+        routes=routes,
+        dropped=len(found.dropped),
+        first_dropped=min(found.dropped, default=""),
+        classes=found.classes(),
+        network={"name": name_of(network), **plain(network)},
+        stem_from=stem_from,
+        mean=mean,
+        std=std,
+        normalised_from=normalised_from,
+        notes=notes,
+    )
 
 
 def _load(encoder: Encoder, found: Foreign) -> tuple[str, ...]:

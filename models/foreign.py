@@ -148,7 +148,7 @@ def take_apart(tensors: Mapping[str, Tensor], layout: str | None, where: str) ->
         alike=alike,
         prefix=("module." if all(name.startswith("module.") for name in tensors) else "") + inner,
         encoder=encoder,
-        stored=_constants(stored),
+        stored=_constants(stored, where),
         dropped=dropped,
     )
 
@@ -159,9 +159,8 @@ def _layout(bare: Mapping[str, Tensor], name: str | None, where: str) -> tuple[L
     known = _prefix(bare, [prefix for layout in LAYOUTS for prefix in layout.prefixes])
     first = None if known is None else bare[_first(bare, known)]
     kernel = int(first.shape[-1]) if first is not None and first.ndim == 4 else 3
-    stored = _constants(
-        {key.rpartition(".")[2]: bare[key] for key in bare if re.search(r"normalize\.(mean|std)$", key)}
-    )
+    constants = {key.rpartition(".")[2]: bare[key] for key in bare if re.search(r"normalize\.(mean|std)$", key)}
+    stored = _constants(constants, where)
     chosen, *others = recognise(bare, kernel, stored, where)
     return chosen, tuple(layout.name for layout in others)
 
@@ -187,7 +186,7 @@ def _sorted(
     for name, tensor in bare.items():
         below = name.removeprefix(inner) if name.startswith(inner) else None
         ours = _renamed(below, children) if below is not None else None
-        if ours is not None:
+        if ours is not None and ours not in encoder:
             encoder[ours] = tensor
         elif below in ("normalize.mean", "normalize.std"):
             stored[below.removeprefix("normalize.")] = tensor
@@ -198,7 +197,7 @@ def _sorted(
     if odd:
         raise UserError(
             f"{where}: matched {len(encoder)} tensors of an encoder and dropped {len(dropped)} of heads, "
-            f"but {len(odd)} are of no known name (first: {min(odd)}), expected none"
+            f"but {len(odd)} are of no known name or there twice (first: {min(odd)}), expected none"
         )
     return encoder, dropped, stored
 
@@ -213,9 +212,11 @@ def _renamed(name: str, children: tuple[str, ...]) -> str | None:
     return name if re.match(r"stem\.[01]\.|stages\.\d\.\d+\.", name) else None
 
 
-def _constants(stored: Mapping[str, Tensor]) -> Constants | None:
-    if set(stored) != {"mean", "std"}:
+def _constants(stored: Mapping[str, Tensor], where: str) -> Constants | None:
+    if not stored:
         return None
+    if len(stored) < 2:
+        raise UserError(f"{where}: normalize.{next(iter(stored))} alone, expected mean and std")
     return decimals(stored["mean"]), decimals(stored["std"])
 
 

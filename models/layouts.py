@@ -77,6 +77,13 @@ class Layout:
         """Whether names of tensors, DataParallel's `module.` apart, are those of this layout."""
         return any(all(_stands(sign, names) for sign in signs) for signs in self.signs)
 
+    @property
+    def said(self) -> str:
+        """What it is, for people."""
+        given = "raw images" if self.constants == RAW else f"images normalised by mean {self.constants[0]}"
+        given = "images normalised by what the file holds" if self.stores else given
+        return f"routes {', '.join(self.routes)}; 3x3 stem padded by {2 if self.stem == '3x3-pad2' else 1}; {given}"
+
     def rules(self, kernel: int) -> tuple[Stem, Constants] | None:
         """The stem and the constants where the first convolution is so large; None where it never is."""
         if kernel == 7:
@@ -184,7 +191,8 @@ def recognise(names: Collection[str], kernel: int, stored: Constants | None, whe
 
 
 def _near(one: Constants, other: Constants) -> bool:
-    return all(abs(a - b) < 1e-4 for a, b in zip(sum(one, ()), sum(other, ()), strict=True))
+    pairs = [*zip(one[0], other[0], strict=False), *zip(one[1], other[1], strict=False)]
+    return all(abs(a - b) < 1e-4 for a, b in pairs)
 
 
 def _names(layouts: Collection[Layout]) -> str:

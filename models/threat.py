@@ -88,17 +88,22 @@ class Threat:
             change = eps * radius ** (1 / size) * laplace / laplace.abs().sum(1, keepdim=True).clamp_min(1e-12)
         return origin + change.view_as(origin)
 
-    def steepest(self, gradient: Tensor) -> Tensor:
-        """The direction of unit norm along which a linear function with this gradient (n, ...) grows fastest."""
+    def steepest(self, gradient: Tensor, share: float = 0.0) -> Tensor:
+        """The direction of unit norm along which a linear function with this gradient (n, ...) grows fastest.
+
+        In l1 that is one pixel; with `share` it is spread evenly over this share of the pixels, those with the largest
+        gradients (SLIDE, Tramer and Boneh, NeurIPS 2019, section 3), at least one.
+        """
         if self.norm == "linf":
             return gradient.sign()
         flat = gradient.flatten(1)
         if self.norm == "l2":
             unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
             return unit.view_as(gradient)
-        place = flat.abs().argmax(1, keepdim=True)
-        single: Tensor = torch.zeros_like(flat).scatter_(1, place, flat.gather(1, place).sign())
-        return single.view_as(gradient)
+        count = max(1, round(share * flat.shape[1]))
+        places = flat.abs().topk(count, dim=1).indices
+        spread: Tensor = torch.zeros_like(flat).scatter_(1, places, flat.gather(1, places).sign() / count)
+        return spread.view_as(gradient)
 
     def distance(self, point: Tensor, origin: Tensor) -> Tensor:
         """(n,) distances in the norm of the threat."""

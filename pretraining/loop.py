@@ -121,6 +121,8 @@ def _check(method: Method, run: Run) -> None:
         raise UserError(f"{run.where}: the method is adversarial, expected a threat such as Threat('8/255')")
     if method.training.coreset is not None and (not method.adversarial or method.freezes):
         raise UserError(f"{run.where}: rcs needs an adversarial method that trains its encoder, expected no coreset")
+    if method.training.coreset is not None and run.partial is not None:
+        raise UserError(f"{run.where}: rcs where only some images have labels, expected no coreset")
     if isinstance(method.training.schedule, Automatic) and run.validation is None:
         raise UserError(f"{run.where}: the rate 'automatic' follows a validation, which finetuning alone has")
 

@@ -11,7 +11,7 @@ from robustcl.models.value import value
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.monitor import PIECE, Bank, features, unmoved
 
-BANK, ASKED = 2000, 500  # training images that vote, and others that are asked: a minute for a ResNet-18 on one core
+BANK, ASKED = 2000, 500  # images that vote, and that are asked: a minute or two for a ResNet-18 on one core
 HOLD_OUT = 5
 ABOVE_CHANCE, ABOVE_RANDOM = 1e-6, 1e-3
 

@@ -1,7 +1,6 @@
 """The only owner of what is told of corruptions beside the tables: accuracy by corruption and severity, and CS-<n>."""
 
 from pathlib import Path
-from typing import cast
 
 import pandas as pd
 
@@ -30,10 +29,10 @@ def by_severity(records: pd.DataFrame) -> pd.DataFrame:
     The interval is that of a mean over images, as for the corruption accuracy itself.
     """
     rows, cells = _numbered(records)
-    shares = rows.groupby(["cell", "severity", "image"], sort=False)["right"].mean()
+    shares = rows.groupby(["cell", "severity", "image"], sort=False)["right"].mean().reset_index()
     found = [
-        [*cast("tuple[int, int]", key), len(of), float(of.mean()), *interval(of)]
-        for key, of in shares.groupby(level=["cell", "severity"], sort=False)
+        [*key, len(of), float(of["right"].mean()), *interval(of["right"])]
+        for key, of in shares.groupby(["cell", "severity"], sort=False)
     ]
     numbers = pd.DataFrame(found, columns=["cell", "severity", *_NUMBERS])
     return cells.merge(numbers, on="cell")[[*_CELL, "severity", *_NUMBERS]]

@@ -109,7 +109,7 @@ def evaluate(
         threat=str(threat),
         judges=names,
         protocol=told,
-        fingerprints=fingerprints(trial.judges, threat, seed),
+        fingerprints=fingerprints(trial.judges, threat, seed, classes),
         checked=check(model, whole, trial, records) if checks else None,
     )
 

@@ -64,6 +64,8 @@ def evaluate(
     models: Annotated[Path | None, typer.Option(help="RobustBench's files: FOLDER/cifar10/Linf/NAME.pt.")] = None,
     scheme: Annotated[list[str] | None, typer.Option(help="MODEL is an encoder's file: finetune it first.")] = None,
     profile: Annotated[str | None, typer.Option(help="The recipe of the scheme.")] = None,
+    layout: Annotated[str | None, typer.Option(help="Whose file MODEL is, such as advcl; default recognised.")] = None,
+    route: Annotated[str | None, typer.Option(help="The batch-norm branch of MODEL, such as pgd.")] = None,
     overrides: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
 ) -> None:
@@ -92,6 +94,8 @@ def evaluate(
         models=models,
         schemes=scheme or [],
         profile=profile,
+        layout=layout,
+        route=route,
         overrides=overrides or [],
     )
     if asked.schemes:
@@ -127,7 +131,9 @@ def report(
 
 @app.command()
 def ls(
-    kind: Annotated[str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, suites.")] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, layouts, suites.")
+    ] = None,
 ) -> None:
     """List what there is."""
     from robustcl.outline import listing
@@ -157,7 +163,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
     """Make what a job lacks and print its table, or only its plan."""
-    from robustcl.bench.runner import make
+    from robustcl.bench.runner import claim, make
     from robustcl.console import Display
     from robustcl.outline import estimate, outline
     from robustcl.reports.report import report
@@ -165,6 +171,7 @@ def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
     if dry_run:
         typer.echo(outline(job))
         return
+    claim(job)
     if job.missing:
         typer.echo(estimate(job), err=True)
     with Display(job.plan.cost, job.missing, job.place.store) as display:

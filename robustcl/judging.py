@@ -45,6 +45,8 @@ class Asked:
     budget: str | None = None
     models: Path | None = None
     schemes: Sequence[str] = ()
+    layout: str | None = None
+    route: str | None = None
     profile: str | None = None
     overrides: Sequence[str] = field(default_factory=list)
 
@@ -75,19 +77,20 @@ class Hearing:
 def encoder_suite(asked: Asked) -> tuple[str, Table]:
     """The name and the tables of the suite that finetunes the encoder of a file under `schemes` and judges it.
 
-    Errors: `UserError` for a file that is no encoder's.
+    `layout` and `route` say what the file does not. Errors: `UserError` for a file that is no encoder's.
     """
     if asked.budget or asked.models:
         raise UserError("--scheme: finetunes the encoder of a file first, expected neither --budget nor --models")
     data = _table(asked.data, [one for one in asked.overrides if one.startswith("data.")])
     test = Library().part(read_dataset(data, "--data"), "test")
-    said = import_encoder(asked.target, shape=test.shape)[1]
+    said = import_encoder(asked.target, layout=asked.layout, route=asked.route, shape=test.shape)[1]
+    given = {"checkpoint": asked.target, "layout": asked.layout, "route": asked.route}
     row = asked.name or Path(asked.target).stem
     return _folder(row), {
         "data": data,
         "encoder": dict(said.network),
         "threat": {"norm": asked.norm, "eps": asked.eps[0]},
-        "pretrain": {row: {"checkpoint": asked.target}},
+        "pretrain": {row: {key: text for key, text in given.items() if text}},
         "finetune": {**({"profile": asked.profile} if asked.profile else {}), **{name: {} for name in asked.schemes}},
         "judge": {
             "judges": asked.judges,
@@ -101,8 +104,9 @@ def encoder_suite(asked: Asked) -> tuple[str, Table]:
 
 def hear(asked: Asked) -> Hearing:
     """What was asked for, read and tried; nothing is written. Errors: `UserError` for everything that is wrong."""
-    if asked.profile:
-        raise UserError("--profile: a recipe of finetuning, expected --scheme with it, such as --scheme SLF")
+    for option in ("profile", "layout", "route"):
+        if getattr(asked, option):
+            raise UserError(f"--{option}: of an encoder to finetune, expected --scheme with it, such as --scheme SLF")
     threats = [read(Threat, {"norm": asked.norm, "eps": eps}, "--eps") for eps in asked.eps]
     data, library = read_dataset(_table(asked.data, asked.overrides), "--data"), Library()
     n, whole = asked.images, library.part(data, "test")

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from robustcl.bench.autoattack.reference import MEMBERS
 from robustcl.bench.data import datasets
+from robustcl.bench.forms import known
 from robustcl.bench.pace import Pace, measure, span
 from robustcl.bench.profiles import PROFILES, schemes
 from robustcl.bench.runner import Job
@@ -13,6 +13,7 @@ from robustcl.bench.tables import suites
 from robustcl.models.architecture import PACKAGE as ARCHITECTURES
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import unknown
+from robustcl.models.layouts import LAYOUTS
 from robustcl.models.plugin import find, names
 from robustcl.pretraining.method import PACKAGE as METHODS
 from robustcl.pretraining.method import Method, every, named
@@ -64,12 +65,9 @@ def listing(kind: str | None) -> str:
         "methods": lambda: {name: found.source for name, found in _methods().items()},
         "schemes": _schemes,
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
-        "attacks": lambda: {
-            "pgd-<steps>": "projected gradient descent, such as pgd-20",
-            "autoattack": f"AutoAttack standard: {', '.join(MEMBERS)}",
-            **{str(member): "the member of AutoAttack alone" for member in MEMBERS},
-        },
+        "attacks": known,
         "data": lambda: {name: (cls.__doc__ or "").splitlines()[0] for name, cls in datasets().items()},
+        "layouts": lambda: {layout.name: layout.said for layout in LAYOUTS},
         "suites": lambda: {name: _first_comment(path.read_text()) for name, path in suites().items()},
     }
     if kind is not None and kind not in kinds:

@@ -38,7 +38,7 @@ def fitted(method: Method, images: Images, run: Run) -> Run:
         known = torch.arange(len(images)) % 3 == 0
         logits = torch.linspace(-1, 1, images.classes).roll(1) + torch.arange(len(images))[:, None] % 2
         run = replace(run, partial=Partial(known=known, logits=logits * (1 + torch.arange(images.classes))))
-    if isinstance(method, Scheme) and method.holds_out:
+    if isinstance(method, Scheme) and method.held:
         held = images.take(slice(0, 2))
         run = replace(run, validation=Validation(held, run.threat if method.attacked else None, run.seed))
     return run

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import robustcl
-from robustcl.bench.attacks import PGD
+from robustcl.bench.pgd import PGD
 from robustcl.models.checkpoint import save_encoder
 from robustcl.models.errors import UserError
 from tests.bench.tiny import images_for, network, one_line, visible, write_suite
@@ -168,7 +168,7 @@ def test_modules_that_are_no_nn_module_are_judged_too() -> None:
         ({"batch_size": 0}, "batch_size 0"),
         ({"seed": -3}, "seed -3"),
         ({"attacks": "pgd-5"}, "is one text"),
-        ({"attacks": ["pgd-5", PGD(steps=5, restarts=3)]}, "two are named 'pgd-5'"),
+        ({"attacks": ["pgd-5", PGD(steps=5, step="eps/2")]}, "two are named 'pgd-5'"),
     ],
 )
 def test_more_mistakes_are_one_line(change: dict[str, Any], says: str) -> None:

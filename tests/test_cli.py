@@ -9,12 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import robustcl
 from robustcl import cli
 from robustcl.bench.data import datasets
 from robustcl.pretraining.method import every, named
+from tests.bench.test_imports import save_images
 from tests.bench.tiny import visible, write_suite
+from tests.models.official import Net, alive, under
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -268,3 +271,25 @@ def test_ctrl_c_keeps_what_is_finished(call: Call, tmp_path: Path) -> None:
     assert call("run", suite, "--runs", runs, "--workers", "1").code == 0
     assert len(list(runs.glob("*/[!.]*/stage.json"))) == 6
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_layouts_are_listed_with_their_rules(call: Call) -> None:
+    lines = dict(line.split(maxsplit=1) for line in call("ls", "layouts").out.splitlines()[1:])
+    assert lines["advcl"] == "routes normal, pgd, pgd_ce; 3x3 stem padded by 1; raw images"
+    assert lines["deacl"] == "routes normal; 3x3 stem padded by 2; images normalised by what the file holds"
+
+
+def test_evaluate_an_encoder_of_another_project(call: Call, tmp_path: Path) -> None:
+    data = save_images(tmp_path / "patterns.npz")
+    torch.save(under("", alive(Net())), tmp_path / "theirs.pth")  # plain names and a small stem: of several projects
+    words: tuple[str | Path, ...] = ("evaluate", tmp_path / "theirs.pth", "--data", f"npz:{data}", "--eps", "8/255")
+    more = (*words, "--scheme", "SLF", "--dry-run", "--runs", tmp_path / "runs")
+    told = call(*more)
+    assert told.code == 2
+    assert "fits advcl, a_infonce, torchvision, timm, solo_learn, which differ" in told.line
+    told = call(*more, "--layout", "solo_learn")
+    assert told.code == 0
+    assert "import theirs" in told.out
+    assert "unknown route 'pdg'" in call(*more, "--layout", "acl", "--route", "pdg").line
+    assert "--layout: of an encoder to finetune, expected --scheme" in call(*words, "--layout", "acl").line
+    assert not (tmp_path / "runs").exists()

@@ -13,12 +13,14 @@ from robustcl.bench.spec import read_suite
 from robustcl.outline import listing
 from robustcl.pretraining.method import PACKAGE, every, named
 from tests.bench.tiny import write_suite
+from tests.finetuned import every_scheme, scheme
 from tests.golden import test_golden as golden
 from tests.pretraining import test_conformance as conformance
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDING = ROOT / "docs" / "adding-a-method.md"
 METHODS = ROOT / "docs" / "methods.md"
+PROTOCOLS = ROOT / "docs" / "protocols.md"
 REFERENCES = ROOT / "reports" / "references.bib"
 NEW = "one_view"
 NEW_CASES = [NEW, f"{NEW}/one-step"]
@@ -147,6 +149,11 @@ def test_every_method_cites_one_entry(case: str) -> None:
     assert [key for key, _ in entries()].count(type(named(case)).cite) == 1
 
 
+@pytest.mark.parametrize("case", every_scheme())
+def test_every_scheme_cites_one_entry(case: str) -> None:
+    assert [key for key, _ in entries()].count(type(scheme(case)).cite) == 1
+
+
 def test_every_tool_and_part_has_an_entry() -> None:
     others = ["croce2020reliable", "croce2021robustbench", "yan2020clusterfit", "zhang2019trades", "robinson2021hcl"]
     assert {*others, "xu2023rcs"} <= {key for key, _ in entries()}
@@ -169,3 +176,13 @@ def test_entries_are_well_formed() -> None:
         assert fields["year"] == re.sub(r"\D", "", key)[:4], key
         assert all(author.count(",") == 1 for author in re.split(r"\s+and\s+", fields["author"])), key
         assert fields["author"].split(",")[0].lower() in key, key
+
+
+def test_the_toml_of_the_protocols_is_that_of_a_suite(tmp_path: Path) -> None:
+    profile, seeds = blocks(PROTOCOLS, "toml")
+    path = write_suite(tmp_path, more="\n" + seeds)
+    path.write_text(re.sub(r"\[finetune.SLF\]\n(.+\n)+", profile, path.read_text()))
+    found = read_suite(path)
+    assert [suite.seeds.finetune for suite in found] == [0, 1, 2]
+    assert {suite.profile for suite in found} == {"robustssl"}
+    assert found[0].finetune["AFF"].selection == ("last",)

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import robustcl
-from robustcl.bench.attacks import PGD, Attack, Judge, identity, judges
+from robustcl.bench.attacks import Attack, Judge, identity, judges
 from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.pgd import PGD
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import generator
-from robustcl.models.threat import Threat
+from robustcl.models.threat import Norm, Threat
 from robustcl.models.value import value
 from robustcl.pretraining.images import Images
 from tests.bench.tiny import images_for, network, one_line
@@ -55,7 +56,7 @@ def linear(size: int) -> nn.Sequential:
 def test_pgd_on_a_linear_classifier_is_the_closed_form() -> None:
     model = linear(4)
     images = images_for(model, 40, classes=2, wrong=3)
-    found = rows(records(model, images, EPS, PGD(steps=20, verdict="last")), "pgd-20")
+    found = rows(records(model, images, EPS, PGD(steps=20, verdict="last")), "pgd-20-last")
     weight = next(model.parameters()).detach()
     x, y = images.pixels, images.labels
     towards = (weight[1] - weight[0]).sign().view(1, 1, 4, 4) * (1 - 2 * y.view(-1, 1, 1, 1))
@@ -74,7 +75,7 @@ def test_pgd_in_l2_on_a_linear_classifier_is_the_closed_form() -> None:
     images = Images(images.pixels * 0.2 + 0.4, images.labels, classes=2, name="grey")  # the box stays out of it
     with torch.no_grad():
         images.labels.copy_(model(images.pixels).argmax(1))
-    found = rows(records(model, images, Threat("1/4", norm="l2"), PGD(steps=50, verdict="last")), "pgd-50")
+    found = rows(records(model, images, Threat("1/4", norm="l2"), PGD(steps=50, verdict="last")), "pgd-50-last")
     weight = next(model.parameters()).detach()
     with torch.no_grad():
         logits = model(images.pixels)
@@ -100,7 +101,7 @@ def plain_pgd(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, st
 def test_last_verdict_is_an_independent_pgd_from_the_same_start(steps: int) -> None:
     model = network()
     images = images_for(model, 60, wrong=0)
-    found = rows(records(model, images, Threat("1/20"), PGD(steps=steps, verdict="last"), seed=5), f"pgd-{steps}")
+    found = rows(records(model, images, Threat("1/20"), PGD(steps=steps, verdict="last"), seed=5), f"pgd-{steps}-last")
     uniform = [torch.rand(17, generator=generator(5, "pgd", 0, int(i)))[:16] for i in images.index]
     start = images.pixels + 0.05 * (2 * torch.stack(uniform).view(-1, 1, 4, 4) - 1)
     right = plain_pgd(model, images.pixels, images.labels, 0.05, steps, start)
@@ -112,7 +113,8 @@ def test_last_verdict_never_finds_more_than_the_first() -> None:
     model = network(seed=2)
     images = images_for(model, 60, wrong=0)
     first, last = (
-        rows(records(model, images, Threat("1/20"), PGD(steps=9, verdict=v)), "pgd-9") for v in ("first", "last")
+        rows(records(model, images, Threat("1/20"), attack), attack.name)
+        for attack in (PGD(steps=9), PGD(steps=9, verdict="last"))
     )
     assert not (first["right"] & ~last["right"]).any()
     assert 0 < first["right"].sum() < 60
@@ -190,7 +192,7 @@ def test_what_the_model_is_asked_last_is_inside_ball_and_box(norm: Any) -> None:
     spy = Spy(network())
     images = images_for(spy.model, 20, wrong=0)
     threat = Threat({"linf": "1/5", "l2": "1", "l1": "2"}[norm], norm=norm)
-    found = rows(records(spy, images, threat, PGD(steps=6, verdict="last")), "pgd-6")
+    found = rows(records(spy, images, threat, PGD(steps=6, verdict="last")), "pgd-6-last")
     point = spy.seen[-1]
     assert point.shape == images.pixels.shape
     assert float(point.min()) >= 0
@@ -248,7 +250,7 @@ class Lazy(Attack):
     def name(self) -> str:
         return "lazy"
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: Norm = "linf") -> int:
         return 0
 
     def run(self, judge: Judge) -> None:
@@ -316,14 +318,14 @@ def test_restarts_find_at_least_as_much_and_cost_as_said() -> None:
     images = images_for(model, 60)
     threat = Threat("1/25")
     one = rows(records(model, images, threat, PGD(steps=2)), "pgd-2")
-    many = rows(records(model, images, threat, PGD(steps=2, restarts=5)), "pgd-2")
+    many = rows(records(model, images, threat, PGD(steps=2, restarts=5)), "pgd-2x5")
     assert not (many["right"] & ~one["right"]).any()
     assert (many["passes"][many["right"]] == PGD(steps=2, restarts=5).cost(10)).all()
 
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("autoatack", "autoattack"), ("pgd20", "pgd-20"), ("apgd-c", "apgd-ce"), ("sqare", "square"), ("fab", "fab-t")],
+    [("autoatack", "autoattack"), ("pgd20", "pgd-20"), ("apgd-c", "apgd-ce"), ("sqare", "square"), ("pgd", "pgd-20")],
 )
 def test_unknown_names_give_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -341,8 +343,9 @@ def test_no_attack_and_what_is_none(names: list[Any]) -> None:
 
 
 def test_identities_tell_attacks_apart() -> None:
-    asked: list[Any] = ["pgd-3", "pgd-4", PGD(steps=3, restarts=2), PGD(steps=3, verdict="last"), "apgd-ce", "square"]
+    asked: list[Any] = ["pgd-3", "pgd-4", "pgd-3x2", PGD(steps=3, verdict="last"), "apgd-ce", "square", "fgsm"]
+    asked += ["pgd-margin-3", "pgd-targeted-3", "pgd-3-eot4", "fab", "fab-t", "apgd-dlr", "apgd-t", "square-100"]
     found = [str(identity(next(iter(judges([one], 10, 8).values()))[0])) for one in asked]
     found += [str(identity(judges([f], 10, 8)[f.__name__][0])) for f in (garbage, liar)]
     found.append(str(identity(judges(["apgd-ce"], 10, 16)["apgd-ce"][0])))
-    assert len(set(found)) == len(found) == 9
+    assert len(set(found)) == len(found) == 18

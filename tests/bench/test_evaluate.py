@@ -1,5 +1,7 @@
 """`judge`: the records, what it refuses, what it leaves as it was, and restarts."""
 
+import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,16 +187,41 @@ def test_batches_of_other_weights_data_or_protocol_are_refused(tmp_path: Path) -
     model = network()
     images = images_for(model)
     judge(model, images, trial(tmp_path))
-    others: list[tuple[nn.Module, Images, Trial]] = [
-        (network(seed=1), images, trial(tmp_path)),
-        (model, images.take(slice(0, 11)), trial(tmp_path)),
-        (model, images, trial(tmp_path, names=("pgd-3",))),
-        (model, images, trial(tmp_path, seed=1)),
+    moved = dataclasses.replace(trial(tmp_path), threat=Threat("1/10"))
+    others: list[tuple[nn.Module, Images, Trial, str]] = [
+        (network(seed=1), images, trial(tmp_path), r"weights \(\w{16} then, \w{16} now\)"),
+        (model, images.take(slice(0, 11)), trial(tmp_path), r"images \(\w{16} then, \w{16} now\)"),
+        (model, images, moved, r"threat \(linf 1/20 then, linf 1/10 now\)"),
+        (
+            model,
+            images,
+            trial(tmp_path, names=("pgd-3",)),
+            r"attacks \(pgd-3: pgd-3 \[\w{16}\], pgd-8: .* then, .* now\)",
+        ),
+        (model, images, trial(tmp_path, seed=1), r"seed \(0 then, 1 now\)"),
+        (model, images, dataclasses.replace(trial(tmp_path), batch=5), r"batch \(4 then, 5 now\)"),
     ]
-    for other in others:
+    for held, shown, given, differs in others:
         with pytest.raises(UserError) as caught:
-            judge(*other)
-        assert "holds batches of other weights, data or protocol" in one_line(caught.value)
+            judge(held, shown, given)
+        text = one_line(caught.value)
+        assert re.fullmatch(rf".*: holds batches of other {differs}; remove it to start anew", text), text
+    with pytest.raises(UserError, match=r"other weights .* now\), seed \(0 then, 1 now\); remove"):
+        judge(network(seed=1), images, trial(tmp_path, seed=1))
+    (tmp_path / "protocol.json").write_text("{")
+    with pytest.raises(UserError, match=r"protocol\.json is damaged; remove the folder to start anew"):
+        judge(model, images, trial(tmp_path))
+
+
+def test_a_model_that_nothing_tells_apart_needs_a_label_to_be_kept(tmp_path: Path) -> None:
+    model = network()
+    images = images_for(model)
+    for bare in (lambda x: model(x), nn.Identity()):
+        with pytest.raises(UserError, match=r"kept apart by nothing, expected Trial\(label="):
+            judge(bare, images, trial(tmp_path / "none"))
+    judge(lambda x: model(x), images, trial(tmp_path / "kept", label="ours"))
+    with pytest.raises(UserError, match=r"weights \(ours then, theirs now\)"):
+        judge(lambda x: model(x), images, trial(tmp_path / "kept", label="theirs"))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped"])
@@ -226,3 +253,44 @@ def test_worst_is_at_most_every_judge() -> None:
     both = done.robust["pgd-1"] & done.robust["pgd-10"] & done.robust["apgd-ce"] & done.clean
     assert done.worst.tolist() == both.tolist()
     assert 0 < done.worst.sum() < done.clean.sum()
+
+
+def outsider(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, g: torch.Generator) -> Tensor:
+    return x + 0.3 * torch.arange(len(x)).view(-1, 1, 1, 1) / len(x)
+
+
+def test_how_far_proposals_left_the_ball_is_watched_and_survives_a_restart(tmp_path: Path) -> None:
+    """Normalised inputs, a wrong eps: an attack whose images lie far outside means something else than the threat."""
+    model = network()
+    images = images_for(model, 20)
+    seen: list[tuple[str, str, list[float]]] = []
+    bench = {**judges(["pgd-3"], 10, 4), "theirs": judges([outsider], 10, 4)["outsider"]}
+    given = Trial(
+        threat=THREAT,
+        judges=bench,
+        batch=4,
+        keep=tmp_path,
+        watch=lambda name, attack, court: seen.append((name, attack.name, court.outside.tolist())),
+    )
+    judge(model, images, given)
+    judge(model, images, given)
+    assert seen[:2] == seen[2:], "a restart knows it too"
+    (first, second), expected = seen[:2], [max(0.3 * k / 4 - 0.05, 0) for k in range(4)]
+    assert first[:2] == ("pgd-3", "pgd-3")
+    assert max(first[2]) < 1e-6
+    assert second[:2] == ("theirs", "outsider")
+    assert second[2][:4] == pytest.approx(expected, abs=1e-6)
+
+
+def keyed(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, g: torch.Generator) -> Tensor:
+    return x + 0.1 * (torch.rand(x.shape, generator=g) - 0.5) + 0.1 * (torch.rand_like(x) - 0.5)
+
+
+def test_a_plain_callable_draws_the_same_after_a_restart(tmp_path: Path) -> None:
+    model = network()
+    images = images_for(model, 20)
+    whole = judge(model, images, trial(names=(keyed,)))
+    kept = trial(tmp_path, names=(keyed,))
+    judge(model, images, kept)
+    sorted(tmp_path.glob("*.npz"))[2].unlink()
+    pd.testing.assert_frame_equal(judge(model, images, kept), whole)

@@ -150,6 +150,7 @@ def test_terms_say_what_a_number_is(tmp_path: Path, data: Path) -> None:
         "n": 40,
         "split": "test",
         "route": "normal",
+        "layout": None,
         "snapshot": None,
         "normalisation": {"mean": (0.5,), "std": (0.2,)},
         "external_data": False,
@@ -159,10 +160,17 @@ def test_terms_say_what_a_number_is(tmp_path: Path, data: Path) -> None:
     assert (semi["terms"]["n_train"], semi["terms"]["labels"]) == (180, 20)
     assert semi["protocol"] == (
         "route normal, profile paper_advcl, semi-10 1 epochs, best epoch on 20 held-out training images, "
-        "180 training images, 20 of them with labels, input normalised"
+        "180 training images, 20 of them with labels, input normalised (mean 0.5, std 0.2)"
     )
     held = planned(tmp_path, data, "data.holdout=5", more="")
     assert cell(held, "at", "SLF")["terms"]["split"] == "training, held out"
+
+
+def test_too_few_images_to_hold_one_out_are_refused_before_anything_starts(tmp_path: Path, data: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        planned(tmp_path, data, "finetune.AFF.validation=201")
+    says = "tiny.finetune.AFF.validation: 201, expected at most the number of training images, 200"
+    assert one_line(caught.value) == says
 
 
 def test_recipes_per_method_show_and_change_their_rows_alone(tmp_path: Path, data: Path) -> None:

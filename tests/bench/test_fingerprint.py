@@ -1,5 +1,6 @@
 """The only owner of the tests of fingerprints: what they say, what moves them, where they are written."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from torch import Tensor
 
+from robustcl.bench import fingerprint as prints
 from robustcl.bench import records
-from robustcl.bench.attacks import PGD, judges
-from robustcl.bench.autoattack.reference import Reference, standard
-from robustcl.bench.fingerprint import fingerprint
+from robustcl.bench.attacks import Attack, judges
+from robustcl.bench.autoattack.reference import plus, rand, standard
+from robustcl.bench.pgd import PGD, fgsm
 from robustcl.bench.runner import make, prepare
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Threat
@@ -26,9 +28,12 @@ THREAT = Threat("8/255")
 ENGINE = "pyautoattack 0.2.0"
 
 
-def aa(classes: int = 10, batch: int = 512, engine: str = ENGINE) -> list[Reference]:
-    members = standard(classes, batch)
-    return [Reference(member=m.member, batch=batch, targets=m.targets, engine=engine) for m in members]
+def aa(classes: int = 10, batch: int = 512, engine: str = ENGINE) -> list[Attack]:
+    return [dataclasses.replace(attack, engine=engine) for attack in standard(classes, batch)]  # type: ignore[call-arg]
+
+
+def fingerprint(judge: str, attacks: Any, threat: Threat, seed: int, classes: int = 10) -> str:
+    return prints.fingerprint(judge, attacks, threat, seed, classes)
 
 
 def test_it_says_what_people_ask() -> None:
@@ -44,9 +49,16 @@ def test_it_says_what_people_ask() -> None:
         "pgd-20@20it step eps/4; linf 8/255; seed 3; sha:"
     )
     often = fingerprint("strong", [PGD(steps=50, restarts=5, verdict="last")], Threat("0.5", norm="l2"), 0)
-    assert often.startswith("strong@pgd-50 50it step eps/4 5x verdict=last; l2 1/2; seed 0; sha:")
-    assert "apgd-t" not in fingerprint("autoattack", aa(classes=3), THREAT, 0)
-    assert "fab-t 100it/2t" in fingerprint("autoattack", aa(classes=3), THREAT, 0)
+    assert often.startswith("strong@pgd-50x5-last 50it step eps/4 5x; l2 1/2; seed 0; sha:")
+    assert fingerprint("fgsm", [fgsm()], THREAT, 0).startswith("fgsm@1it step eps/1 init=clean; linf")
+    each = fingerprint("pgd-targeted-10", [PGD(steps=10, target="each")], THREAT, 0, classes=5)
+    assert each.startswith("pgd-targeted-10@10it/4t step eps/4; linf")
+    assert fingerprint("rand", rand(10, 8), THREAT, 0).startswith("rand@apgd-ce-eot20 100it, apgd-dlr-eot20 100it; ")
+    assert "apgd-ce-100x5 100it 5x, " in fingerprint("plus", plus(10, 8), THREAT, 0)
+    sparse = fingerprint("autoattack", aa(), Threat("12", norm="l1"), 0)
+    assert "apgd-ce 100it 5x shrinking=True, apgd-t 100it/5t shrinking=True, fab-t 100it/9t" in sparse
+    assert "apgd-t" not in fingerprint("autoattack", aa(classes=3), THREAT, 0, classes=3)
+    assert "fab-t 100it/2t" in fingerprint("autoattack", aa(classes=3), THREAT, 0, classes=3)
 
 
 def own(model: Any, x: Tensor, y: Tensor, threat: Threat, generator: Any) -> Tensor:

@@ -89,11 +89,12 @@ def test_an_official_file_is_judged_on_every_route_that_is_asked_for(tmp_path: P
     for branch, route in enumerate(("normal", "pgd", "pgd_ce")):
         torch.testing.assert_close(held(x, route), net.features(x, branch), atol=1e-5, rtol=1e-5)
         row = "theirs" if route == "pgd" else f"theirs@{route}"
-        judged = load_classifier(store.file(stages[f"finetune {row} SLF"], "classifier.safetensors")).encoder
+        judged = load_classifier(store.file(stages[f"finetune {row} SLF"], "classifier-best_val.safetensors")).encoder
         assert torch.equal(judged(x), held(x, route))
     protocols = {cell["encoder"]: cell["protocol"] for cell in job.plan.cells}
     assert protocols["theirs@normal"] == (
-        "route normal, SLF 1 epochs, last epoch, imported from layout advcl, input raw, external data"
+        "route normal, profile paper_advcl, SLF 1 epochs, best epoch on 20 held-out training images, "
+        "180 training images, imported from layout advcl, input raw, external data"
     )
     assert {cell["encoder"]: cell["method"] for cell in job.plan.cells}["theirs"] == "import"
     lines = told(stages["import theirs"], store)
@@ -203,6 +204,37 @@ def test_an_encoder_that_knows_nothing_is_refused_unless_asked_otherwise(tmp_pat
     assert told(stage, job.place.store)[-1] == "not probed"
 
 
+GROUPS = """
+[labels.groups]
+encoder = "theirs"
+route = "{route}"
+k = [4]
+
+[pretrain.advcl]
+method = "advcl"
+labels = "groups"
+training = {{ epochs = 1 }}
+
+[table]
+rows = ["advcl"]
+"""
+
+
+def test_labels_are_clustered_from_an_imported_encoder_on_its_route(tmp_path: Path, data: Path) -> None:
+    stages = planned(write(tmp_path, data, acl(), GROUPS.format(route="normal"))).stages
+    labels = next(stage for stage in stages if stage.kind == "labels")
+    assert (labels.parents["encoder"].kind, labels.part["route"]) == ("import", "normal")
+    with pytest.raises(UserError, match=r"pretrain\.theirs: unknown route 'pgd_ce', expected one of normal, pgd"):
+        planned(write(tmp_path, data, acl(), GROUPS.format(route="pgd_ce")))
+
+
+def test_a_grid_over_the_route_has_a_row_for_each(tmp_path: Path, data: Path) -> None:
+    path = write(tmp_path, data, acl(), '[grid]\n"pretrain.theirs.route" = ["normal", "pgd"]\n')
+    protocols = {cell["encoder"]: cell["protocol"].partition(",")[0] for cell in planned(path).cells}
+    assert protocols["theirs (route=normal)"] == "route normal"
+    assert protocols["theirs (route=pgd)"] == "route pgd"
+
+
 def test_a_method_can_be_given_an_imported_encoder(tmp_path: Path, data: Path) -> None:
     more = """
 [pretrain.student]
@@ -221,4 +253,4 @@ rows = ["student"]
     like = ("encoder={ name = 'resnet', width = 4 }", "encoder.mean=[0.485, 0.456, 0.406]")
     cells = planned(path, *like, "encoder.std=[0.229, 0.224, 0.225]").cells
     student = next(cell for cell in cells if cell["encoder"] == "student")
-    assert student["protocol"].endswith("input normalised, external data")
+    assert student["protocol"].endswith("std 0.229 0.224 0.225), external data")

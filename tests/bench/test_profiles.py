@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from robustcl.bench.data import DataSet
+from robustcl.bench.datasets.cifar10 import Cifar10
 from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.per_method import DATA, OTHER, ROWS, kind, recipe_row
@@ -85,7 +86,7 @@ def test_autolora_has_fifty_epochs_at_a_rate_that_begins_at_a_tenth() -> None:
         assert isinstance(t.schedule, Automatic)
         assert (t.schedule.rising, t.schedule.factor) == (0.75, 0.5)
         assert scheme.selection == ("best_val",)
-        assert scheme.holds_out
+        assert scheme.held == 10
         assert scheme.attacked
         points = [round(50 * point) for point in t.schedule.checkpoints]
         # Of the published 50 the released code makes no use.
@@ -129,6 +130,7 @@ ROW = [
     ("acl", "SLF", STL10, 96, (512, 0.1, (10, 20), 25)),
     ("acl", "SLF", STL10, 32, (128, 0.01, (10, 20), 25)),
     ("acl", "AFF", STL10, 32, (128, 0.1, (40, 60), 100)),
+    ("acl", "SLF", Cifar10(path=Path("stl10")), 32, (512, 0.01, (10, 20), 25)),  # official files in some folder
     ("dynacl", "AFF", CIFAR10, 32, (128, 0.1, (15, 20), 25)),
     ("dynacl", "AFF", STL10, 96, (128, 0.1, (10, 20), 25)),
     ("dynacl++", "ALF", CIFAR100, 32, (512, 0.05, (10, 20), 25)),
@@ -209,6 +211,12 @@ def test_methods_are_found_by_what_they_are(tmp_path: Path) -> None:
         "dynacl-air++",
         "random",
     ]
+
+
+def test_what_dynacl_pp_begins_as_may_be_imported(tmp_path: Path) -> None:
+    imported = METHODS.replace('method = "air"\narm = "dynamic"', "checkpoint = 'theirs.pth'\nlayout = 'dynacl'")
+    (suite,) = read_suite(write_suite(tmp_path, more=imported))
+    assert [kind(suite, name) for name in ("dyn", "post")] == ["dynacl", "dynacl++"]
 
 
 @pytest.mark.parametrize("profile", PROFILES)

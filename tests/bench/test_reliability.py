@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 import robustcl
-from robustcl.bench.attacks import PGD, Attack, Judge, judges
+from robustcl.bench.attacks import Attack, Judge, judges
 from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.findings import Finding, Reliability, beyond, graded
+from robustcl.bench.pgd import PGD
 from robustcl.bench.reliability import PART, PASSES, check, cost
 from robustcl.models.seeding import generator
-from robustcl.models.threat import Threat
+from robustcl.models.threat import Norm, Threat
 from robustcl.models.value import plain, value
 from robustcl.pretraining.images import Images
 from tests.bench.tiny import trained
@@ -38,7 +39,7 @@ class Square(Attack):
     def name(self) -> str:
         return "square"
 
-    def cost(self, classes: int) -> int:
+    def cost(self, classes: int, norm: Norm = "linf") -> int:
         return self.queries
 
     def run(self, judge: Judge) -> None:

@@ -12,8 +12,10 @@ from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.checkpoint import fingerprint
 from robustcl.models.classifier import Classifier
 from robustcl.models.encoder import Encoder
+from robustcl.models.errors import UserError
 from robustcl.models.heads import linear
 from robustcl.models.threat import Threat
+from robustcl.pretraining.coreset import Coreset
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run
 from robustcl.pretraining.method import Batch, Net, Targets, Training, build_net
@@ -119,3 +121,10 @@ def test_answers_are_of_the_images_as_they_are_in_eval_mode() -> None:
     assert not model.training
     single = torch.cat([labeller().eval()(data.floats(slice(row, row + 1))) for row in range(20)])
     assert torch.allclose(found, single, atol=1e-5)
+
+
+def test_a_coreset_is_refused() -> None:
+    scheme = replace(SCHEME, training=replace(SCHEME.training, coreset=Coreset()))
+    start = Start(encoder=Encoder(Tiny(width=4), (1, 8, 8)), labeller=labeller())
+    with pytest.raises(UserError, match="fit: rcs where only some images have labels, expected no coreset"):
+        finetune(scheme, start, images(), Run(seed=0, threat=THREAT))

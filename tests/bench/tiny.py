@@ -96,13 +96,20 @@ def trained(classes: int = 10, n: int = 24) -> tuple[nn.Module, Tensor, Tensor]:
         model = nn.Sequential(
             nn.Conv2d(1, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 24), nn.ReLU(), nn.Linear(24, classes)
         )
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.02)
-    x, y = few_train.floats(slice(None)), few_train.labels
-    for _ in range(40):
+    fitted(model, few_train, steps=40, batch=len(few_train))
+    return model, few_test.floats(slice(0, n)), few_test.labels[:n]
+
+
+def fitted(model: nn.Sequential, train: Images, *, steps: int, batch: int) -> nn.Sequential:
+    """`model` after so many steps of Adam on the training images, batch after batch in their order, in eval mode."""
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.02 if batch == len(train) else 0.002)
+    for step in range(steps):
+        at = step * batch % (len(train) - batch + 1)
+        rows = slice(at, at + batch)
         optimiser.zero_grad()
-        nn.functional.cross_entropy(model(x), y).backward()
+        nn.functional.cross_entropy(model(train.floats(rows)), train.labels[rows]).backward()
         optimiser.step()
-    return model.eval(), few_test.floats(slice(0, n)), few_test.labels[:n]
+    return model.eval()
 
 
 class Quiet:

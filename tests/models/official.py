@@ -210,8 +210,9 @@ def air() -> tuple[Net, Any]:
     return net, file
 
 
-def deacl() -> tuple[Net, Any]:
-    net, teacher = alive(Net(constants=DEACL, padding=2)), alive(Net(constants=DEACL, padding=2), seed=1)
+def deacl(**sizes: Any) -> tuple[Net, Any]:
+    sizes = sizes or {"constants": DEACL}
+    net, teacher = alive(Net(padding=2, **sizes)), alive(Net(padding=2, **sizes), seed=1)
     heads = nn.ModuleDict({name: nn.Linear(net.out, 10) for name in ("classifier", "classifier_adv")})
     return net, {"state_dict": under("backbone.", net) | under("", heads) | under("momentum_backbone.", teacher)}
 
@@ -283,6 +284,9 @@ CASES = {
     "dynacl": Case(make=dynacl, layout="dynacl", routes=TWO, route="pgd", prefix="encoder_k."),
     "air": Case(make=air, layout="acl", routes=TWO, route="pgd", prefix="module.", depth=50),
     "deacl": Case(make=deacl, layout="deacl", stem="3x3-pad2", prefix="backbone.", classes=10),
+    "deacl50": Case(  # torchvision's network, which is given raw images: nothing normalises them
+        make=lambda: deacl(depth=50), layout="deacl", stem="3x3-pad2", prefix="backbone.", classes=10, depth=50
+    ),
     "solo_learn": Case(
         make=solo_learn, layout="solo_learn", stem="3x3-pad2", constants=CIFAR, prefix="backbone.", classes=100
     ),

@@ -14,7 +14,8 @@ from robustcl.models.convert import import_encoder
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.value import plain
-from tests.models.official import CASES, Net, acl, advcl, alive, deacl, rocl, torchvision, under
+from robustcl.models.vision import torchvision as library
+from tests.models.official import CASES, IMAGENET, Net, acl, advcl, alive, deacl, rocl, torchvision, under
 
 
 def saved(path: Path, file: Any) -> Path:
@@ -139,7 +140,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"layer2__0__bn2__bn_list__1__running_var": None},
         r"matched 219/220 .* 1 missing \(first: body.stages.1.0.bn2.branches.pgd.running_var\)",
     ),
-    "one unknown": ({"layer5__weight": torch.zeros(2)}, r"1 are of no known name \(first: layer5.weight\)"),
+    "one unknown": (
+        {"layer5__weight": torch.zeros(2)},
+        r"1 are of no known name or there twice \(first: layer5.weight\)",
+    ),
+    "one twice": (
+        {"layer2__0__shortcut__conv__weight": torch.zeros(8, 4, 1, 1)},
+        r"1 are of no known name or there twice \(first: layer2.0.shortcut.conv.weight\)",
+    ),
+    "half of the constants": ({"normalize__std": None}, "normalize.mean alone, expected mean and std"),
     "one that the network has not": ({"conv1__bias": torch.zeros(4)}, r"1 left over \(first: body.stem.0.bias\)"),
     "another shape": ({"layer1__0__conv1__weight": torch.zeros(5, 4, 3, 3)}, "1 of another shape"),
     "a block too many": ({"layer1__2__conv1__weight": torch.zeros(4, 4, 3, 3)}, r"stages of \(3, 2, 2, 2\) basic"),
@@ -186,3 +195,22 @@ def test_a_random_network_under_other_names_is_refused(tmp_path: Path) -> None:
     tensors = {f"trunk.{name.replace('layer', 'block')}": tensor for name, tensor in under("", Net()).items()}
     with pytest.raises(UserError, match="of no known layout"):
         import_encoder(saved(tmp_path / "x.pth", tensors))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_network_of_torchvision_itself_answers_the_same(name: str, tmp_path: Path) -> None:
+    net = alive(library().models.get_model(name, weights=None))
+    encoder, report = import_encoder(saved(tmp_path / "x.pth", net.state_dict()))
+    net.fc = torch.nn.Identity()
+    mean, std = (torch.tensor(part)[None, :, None, None] for part in IMAGENET)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images()), net((images() - mean) / std), atol=1e-4, rtol=1e-5)
+    assert (report.layout, report.alike, report.classes) == ("torchvision", ("timm", "solo_learn"), 1000)
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    net, file = rocl()
+    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in file["model"].items()}
+    encoder, _ = import_encoder(saved(tmp_path / "x.pth", half))
+    assert {tensor.dtype for tensor in encoder.parameters()} == {torch.float32}
+    torch.testing.assert_close(encoder(images()), net.features(images()), atol=0.05, rtol=0.05)

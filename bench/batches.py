@@ -1,0 +1,80 @@
+"""The only owner of finished batches on disk: a restart loses at most the batch it was in, or says what differs."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from robustcl.bench.judge import Judge
+from robustcl.models.errors import UserError
+
+Note = Mapping[str, str]
+"""What finished batches depend on, part by part, as text for people."""
+
+
+class Batches:
+    """A folder with one small file per finished batch and the note of what they depend on; None keeps nothing.
+
+    Errors: `UserError` that names every part of the note that differs from the one in the folder.
+    """
+
+    def __init__(self, folder: Path | None, note: Note) -> None:
+        self.folder = folder
+        if folder is None:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "protocol.json"
+        if path.exists():
+            _check(folder, path, note)
+        else:
+            _write(path, json.dumps(note, indent=1).encode())
+
+    def save(self, judge: Judge, order: int, rows: Tensor) -> None:
+        """Keep what `judge` holds of a finished batch of the attack number `order`."""
+        if self.folder is None:
+            return
+        arrays: dict[str, Any] = {name: held[rows].cpu().numpy() for name, held in judge.held.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, rows=rows.cpu().numpy(), **arrays)
+        _write(self.folder / f"{order:03d}-{int(rows[0]):08d}.npz", buffer.getvalue())
+
+    def restore(self, judge: Judge, order: int) -> None:
+        """Give `judge` back every finished batch of the attack number `order`."""
+        if self.folder is None:
+            return
+        for path in sorted(self.folder.glob(f"{order:03d}-*.npz")):
+            try:
+                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                    arrays = {name: torch.from_numpy(file[name]).to(judge.y.device) for name in file.files}
+            except (OSError, ValueError, EOFError, BadZipFile):
+                path.unlink()  # a batch that cannot be read is attacked again
+                continue
+            rows = arrays.pop("rows")
+            for name, held in judge.held.items():
+                held[rows] = arrays[name]
+            judge.done[rows] = True
+
+
+def _check(folder: Path, path: Path, note: Note) -> None:
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):
+        raise UserError(f"{folder}: its protocol.json is damaged; remove the folder to start anew") from None
+    parts = dict.fromkeys([*before, *note])
+    pairs = [(part, before.get(part, "not said"), note.get(part, "not said")) for part in parts]
+    differ = [f"{part} ({old} then, {new} now)" for part, old, new in pairs if old != new]
+    if differ:
+        raise UserError(f"{folder}: holds batches of other {', '.join(differ)}; remove it to start anew")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole file or none."""
+    part = path.with_suffix(".part")
+    part.write_bytes(content)
+    part.replace(path)
