@@ -51,8 +51,8 @@ def _settings(attack: Attack, threat: Threat, classes: int) -> list[str]:
     if isinstance(attack, APGD):
         held["restarts"], held["targets"], held["shrinking"] = attack.settings(classes, threat.norm)
     goals = f"/{min(held['targets'], classes - 1)}t" if _targeted(attack) else ""
-    first = [text.format(held[name]) for name, text in _TOLD.items() if name in held]
-    first[0] += goals
+    told = {**_TOLD, "steps": f"{{}}it{goals}"}
+    first = [text.format(held[name]) for name, text in told.items() if name in held]
     again = [f"{held['restarts']}x"] if held.get("restarts", 1) > 1 else []
     fields = type(attack).__pydantic_fields__  # type: ignore[attr-defined]
     rest = [name for name in held if name not in (*_TOLD, "restarts", "targets") and held[name] != fields[name].default]
