@@ -1,5 +1,6 @@
 """Suites: what is read, what is refused, and with which words."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -403,10 +404,11 @@ def _read_with_data(name: str, folder: Path) -> list[Suite]:
         try:
             return read_suite(name, overrides)
         except UserError as error:
-            lacks = next((key for key in ("data", "target") if f".{key}.path: missing" in str(error)), None)
-            if lacks is None or f"{lacks}.path='{path}'" in overrides:
+            lacks = re.search(r"\.(data|target|sets\.\w+)\.path: missing", str(error))
+            given = f"{lacks[1]}={{name='npz', path='{path}', train=600}}" if lacks else ""
+            if lacks is None or given in overrides:
                 raise
-            overrides += [f"{lacks}.path='{path}'", f"{lacks}.train=600", "judge.images=10"]
+            overrides += [given, "judge.images=10"]
         images = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
         labels = np.arange(600) % 10
         np.savez(path, train_images=images, train_labels=labels, test_images=images, test_labels=labels)
