@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from robustcl.bench import reliability
 from robustcl.bench.attacks import Attack, identity
 from robustcl.bench.budget import blocks
+from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.given import Given
 from robustcl.bench.pace import most
 from robustcl.bench.store import Stage
@@ -79,7 +81,10 @@ class Case:
         """The most passes that each stage can take."""
         sizes = [len(self.images)] if not self.budget else [len(part) for part in blocks(self.images, self.batch)]
         classes = self.images.classes
-        return {s.key: most(self.judges, classes, n, self.threat.norm) for s, n in zip(self.stages, sizes, strict=True)}
+        sized = zip(self.stages, sizes, strict=True)
+        found = {stage.key: most(self.judges, classes, n, self.threat.norm) for stage, n in sized}
+        found[self.stages[-1].key] += reliability.cost(len(self.images))
+        return found
 
 
 def cell(case: Case, stage: Stage, told: str = "", *, headline: bool = True) -> dict[str, Any]:
@@ -94,6 +99,7 @@ def cell(case: Case, stage: Stage, told: str = "", *, headline: bool = True) -> 
         "eps": str(case.threat.eps),
         "headline": headline,
         "judges": {name: [attack.name for attack in attacks] for name, attacks in case.judges.items()},
+        "fingerprints": fingerprints(case.judges, case.threat, case.seed, case.images.classes),
         "seeds": {"judge": case.seed},
         "protocol": ", ".join(filter(None, [SCHEME, told])),
         "part": case.part,

@@ -3,12 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from robustcl.bench import reliability
 from robustcl.bench.attacks import identity
 from robustcl.bench.classifiers import Classifiers, Outcome
 from robustcl.bench.corruptions import JUDGE, Corruptions, check
 from robustcl.bench.data import DataSet
 from robustcl.bench.encoders import Encoders
 from robustcl.bench.files import Files
+from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.jury import jury, sources
 from robustcl.bench.library import Library
 from robustcl.bench.official import Official
@@ -86,7 +88,8 @@ class Draft:
         label = f"evaluate {name} {outcome.name} at {threat.eps}"
         stage = Stage(kind="evaluate", part=part, parents=parents, label=label)
         self.ends.append(stage)
-        self.cost[stage.key] = most(bench, self.test.classes, len(self.test), threat.norm)
+        passes = most(bench, self.test.classes, len(self.test), threat.norm)
+        self.cost[stage.key] = passes + reliability.cost(len(self.test))
         told = terms(row, outcome, self.classifiers, self.test)
         return {
             "encoder": name,
@@ -98,6 +101,7 @@ class Draft:
             "eps": str(threat.eps),
             "headline": threat.eps == suite.threat.eps,
             "judges": {judge: [attack.name for attack in attacks] for judge, attacks in bench.items()},
+            "fingerprints": fingerprints(bench, threat, suite.seeds.judge, self.test.classes),
             "seeds": plain(suite.seeds),
             "protocol": words(scheme, told),
             "terms": told,

@@ -6,8 +6,10 @@ from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+import torch
 
 from robustcl.bench import records
+from robustcl.bench.about import about
 from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.case import Case, cell
 from robustcl.bench.evaluate import Trial, judge
@@ -84,7 +86,9 @@ def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch,
             known=_read(case.smaller.stages[0], store) if case.smaller else None,
             report=report,
         )
-        records.write(folder / "records.parquet", judge(case.given.model, images, trial))
+        found = judge(case.given.model, images, trial)
+        told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
+        records.write(folder / "records.parquet", found, told)
         return {**provenance(), "device": str(images.pixels.device)}
 
     store.make(stage, work)
@@ -98,7 +102,11 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
 
     def work(folder: Path) -> Mapping[str, Any]:
         rows = pd.concat([_read(stage, store) for stage in done])
-        records.write(folder / "records.parquet", rows.sort_values("image", kind="stable", ignore_index=True))
+        rows = rows.sort_values("image", kind="stable", ignore_index=True)
+        trial = Trial(threat=case.threat, judges=case.judges, seed=case.seed, batch=case.batch)
+        known = torch.from_numpy(rows["image"].unique()).to(case.images.index.device)
+        images = case.images.take(torch.isin(case.images.index, known))
+        records.write(folder / "records.parquet", rows, about(whole, case.given.model, images, trial, rows))
         return provenance()
 
     store.make(whole, work)

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from robustcl.bench import finetuning, records
+from robustcl.bench.about import about, history
 from robustcl.bench.attacks import from_identity
 from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Model, Trial, judge
@@ -133,7 +134,8 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         known=pq.read_table(smaller).to_pandas() if smaller else None,
         report=report,
     )
-    records.write(folder / "records.parquet", judge(classifier, images, trial))
+    found = judge(classifier, images, trial)
+    records.write(folder / "records.parquet", found, about(stage, classifier, images, trial, found))
     return {}
 
 
@@ -145,7 +147,7 @@ def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[s
     files = {name: place.file(stage, part["files"][name]) for name in ("labels", *part["corruptions"])}
     keep = folder / "progress" / "corruptions"
     found = corrupted(classifier, place.images(stage), files, part["severities"], keep=keep, report=report)
-    records.write(folder / "records.parquet", found)
+    records.write(folder / "records.parquet", found, {"protocol": history(stage)})
     return {}
 
 
