@@ -8,6 +8,7 @@ from typing import Any
 from robustcl.bench import reliability
 from robustcl.bench.attacks import Attack, identity
 from robustcl.bench.budget import blocks
+from robustcl.bench.evaluate import Trial
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.given import Given
 from robustcl.bench.pace import most
@@ -53,6 +54,11 @@ class Case:
             "blocks of": self.batch if self.budget else None,
             "smaller eps": self.smaller_radii,
         }
+
+    @property
+    def trial(self) -> Trial:
+        """What judges it."""
+        return Trial(threat=self.threat, judges=self.judges, seed=self.seed, batch=self.batch, label=self.given.weights)
 
     @property
     def smaller_radii(self) -> list[str]:

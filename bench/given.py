@@ -51,7 +51,7 @@ def give(target: str, images: Images, *, norm: str = "linf", models: Path | str 
         stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
         name = made if stem in ("", "__init__") else f"{stem}:{made}"
     if isinstance(model, nn.Module):
-        model = model.to(images.pixels.device).eval()
+        model = _placed(model, images, target)
     check(model, images, target)
     return Given(name=name, architecture=_architecture(model), weights=_identity(model, images), model=model)
 
@@ -72,6 +72,15 @@ def check(model: Model, images: Images, where: str) -> None:
         raise UserError(f"{where}: fails on an image of shape {images.shape}: {blame(error, [Path.cwd()])}") from None
     if classes != images.classes:
         raise UserError(f"{where}: answers with {classes} logits, expected {images.classes}, the classes of the data")
+
+
+def _placed(model: nn.Module, images: Images, where: str) -> nn.Module:
+    """The model on the device of the images, in eval mode."""
+    device = images.pixels.device
+    try:
+        return model.to(device).eval()
+    except Exception as error:
+        raise UserError(f"{where}: cannot be moved to {device}: {blame(error, [Path.cwd()])}") from None
 
 
 def _ours(target: str) -> nn.Module:

@@ -1,6 +1,7 @@
 """The only owner of judging a given classifier into a run folder: its stages, its cells, and what a cell refuses."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from robustcl.bench import records
 from robustcl.bench.about import about
 from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.case import Case, cell
-from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.evaluate import judge
 from robustcl.bench.executors import Watch
 from robustcl.bench.pace import duration
 from robustcl.bench.provenance import provenance
@@ -75,17 +76,8 @@ def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch,
 
     def work(folder: Path) -> Mapping[str, Any]:
         keep = folder / "progress" / "batches"
-        trial = Trial(
-            threat=case.threat,
-            judges=case.judges,
-            seed=case.seed,
-            batch=case.batch,
-            keep=keep,
-            label=case.given.weights,
-            save=case.save,
-            known=_read(case.smaller.stages[0], store) if case.smaller else None,
-            report=report,
-        )
+        known = _read(case.smaller.stages[0], store) if case.smaller else None
+        trial = replace(case.trial, keep=keep, save=case.save, known=known, report=report)
         found = judge(case.given.model, images, trial)
         told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
         records.write(folder / "records.parquet", found, told)
@@ -103,10 +95,9 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
     def work(folder: Path) -> Mapping[str, Any]:
         rows = pd.concat([_read(stage, store) for stage in done])
         rows = rows.sort_values("image", kind="stable", ignore_index=True)
-        trial = Trial(threat=case.threat, judges=case.judges, seed=case.seed, batch=case.batch)
         known = torch.from_numpy(rows["image"].unique()).to(case.images.index.device)
         images = case.images.take(torch.isin(case.images.index, known))
-        records.write(folder / "records.parquet", rows, about(whole, case.given.model, images, trial, rows))
+        records.write(folder / "records.parquet", rows, about(whole, case.given.model, images, case.trial, rows))
         return provenance()
 
     store.make(whole, work)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import robustcl
+from robustcl.bench import reliability
 from robustcl.bench.attacks import judges
 from robustcl.bench.budget import blocks
 from robustcl.bench.datasets.digits import Digits
@@ -28,6 +29,8 @@ from tests.test_cli import Call
 ROOT = Path(__file__).resolve().parent.parent
 
 MODEL = """
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -41,9 +44,23 @@ other = lambda: make(scale=2.0)
 wide = lambda: make(classes=7)
 coloured = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 10))
 flat = lambda: (lambda x: x.mean((1, 2, 3)))
+meta = lambda: nn.Linear(64, 10, device="meta")
 double = lambda: make().double()
 bare = lambda: (lambda x: x.flatten(1)[:, :10])
 def fails(): return lambda x: 1 / 0
+
+
+class Stops(nn.Module):
+    # As `make`, but for a stop at the 11th pass, unless a file is there.
+    def __init__(self):
+        super().__init__()
+        self.net, self.count = make(), 0
+
+    def forward(self, x):
+        self.count += 1
+        if self.count == 11 and not Path("go").exists():
+            raise KeyboardInterrupt
+        return self.net(x)
 """
 
 
@@ -98,11 +115,26 @@ def test_the_second_time_answers_from_the_store(call: Call) -> None:
     assert told.out == first
 
 
+def test_an_interrupted_call_goes_on_from_its_batches(call: Call, tmp_path: Path) -> None:
+    words = ("evaluate", "their_net.py:Stops", *ALONE, "--images", "40", "--batch", "20")
+    told = call(*words)
+    assert told.code == 130
+    kept = list((tmp_path / "runs/evaluate-their_net-Stops/evaluate").glob(".*/progress/batches/*.npz"))
+    assert kept, "at least a batch was through"
+    (tmp_path / "go").touch()
+    assert call(*words).code == 0
+    assert call(*words, "--runs", "whole").code == 0
+    stopped, whole = (next((tmp_path / root).glob("evaluate/*/records.parquet")).read_bytes()
+                      for root in ("runs/evaluate-their_net-Stops", "whole"))  # fmt: skip
+    assert stopped == whole
+
+
 def test_dry_run_estimates_and_writes_nothing(call: Call, tmp_path: Path) -> None:
     told = call("evaluate", "their_net.py:make", *FEW, "--dry-run")
     assert told.code == 0
     assert "their_net:make on 24 images of digits, linf 1/10: pgd-2, square" in told.out
-    assert f"at most {most(judges(['pgd-2', 'square'], 10, 256), 10, 24):,} passes: " in told.out
+    passes = most(judges(["pgd-2", "square"], 10, 256), 10, 24) + reliability.cost(24)
+    assert f"at most {passes:,} passes: " in told.out
     assert "nothing was written" in told.out
     assert not (tmp_path / "runs").exists()
 
@@ -113,7 +145,7 @@ def test_the_first_line_of_a_run_is_an_estimate(call: Call) -> None:
     )
     first = told.err.splitlines()[0]
     assert first.startswith("their_net:make on 9 images of digits")
-    assert f"at most {9 * 4} passes: " in first
+    assert f"at most {9 * 4 + reliability.cost(9):,} passes: " in first
 
 
 @pytest.mark.parametrize(
@@ -242,6 +274,7 @@ def test_a_budget_has_the_records_of_no_budget_where_batches_play_no_part(call: 
         ("their_net.py:coloured", "fails on an image of shape (1, 8, 8): RuntimeError: "),
         ("their_net.py:flat", "answers of shape (1,), expected logits of shape (n, classes)"),
         ("their_net.py:double", "parameters of type torch.float64, expected float32"),
+        ("their_net.py:meta", "cannot be moved to cpu: NotImplementedError: Cannot copy out of meta tensor"),
         ("their_net.py:fails", "ZeroDivisionError: division by zero ("),
         ("no.safetensors", "no.safetensors: no such file, expected a checkpoint written by robustcl"),
         ("net.pt", "net.pt: not a factory, expected path/to/file.py:name or package.module:name (or the file of an"),
