@@ -1,5 +1,6 @@
 """Judges that a suite defines itself, transfer between its encoders, and sweeps that take over what is broken."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,27 @@ def test_what_a_smaller_radius_broke_is_taken_over(run: tuple[dict[str, Path], A
             assert taken["margin"].to_dict() == broken["margin"].to_dict()
             total += len(taken)
     assert total > 0
+
+
+BARE = """
+import torch
+
+def make():
+    weight = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    return lambda x: x.flatten(1) @ weight
+"""
+
+
+def test_a_bare_callable_beside_the_suite_is_judged_but_nothing_is_transferred_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    (tmp_path / "bare_of_theirs.py").write_text(BARE)
+    suite = write_suite(tmp_path, more=OWN + '[reference.theirs]\nfactory = "bare_of_theirs.py:make"\n')
+    with pytest.raises(UserError, match=r"tiny\.judge: 'moved' transfers from 'other', not to \[reference\]"):
+        prepare(suite, overrides=[ASKED])
+    job = prepare(suite, overrides=["judge.judges=['strong']", "table.rows=['at']"])
+    make(job, Quiet(), workers=1)
+    (theirs,) = (stage for stage in job.plan.stages if stage.label == "evaluate theirs at 1/10")
+    assert set(records(job.place.store.folder(theirs))["judge"]) == {"clean", "strong"}
