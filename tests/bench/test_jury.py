@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.judge import Attack
 from robustcl.bench.library import Library
 from robustcl.bench.pgd import PGD
 from robustcl.bench.plan import Plan, plan
@@ -114,8 +115,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Any]
     """The folders of a real run by the labels of their stages, and its job."""
     folder = tmp_path_factory.mktemp("jury")
     sweep = ("judge.sweep.eps=['1/20', '1/5', '2/5']", "judge.sweep.judges=['pgd-1', 'strong']")
-    longer = ("pretrain.at.training.epochs=4", "pretrain.other.training.epochs=4", "judge.images=100")
-    longer += ("finetune.SLF.training.epochs=15", "finetune.SLF.training.batch=64")
+    longer = ["pretrain.at.training.epochs=4", "pretrain.other.training.epochs=4", "judge.images=100"]
+    longer += ["finetune.SLF.training.epochs=15", "finetune.SLF.training.batch=64"]
     job = prepare(write_suite(folder, more=OWN), runs=folder / "runs", overrides=[ASKED, *sweep, *longer])
     make(job, Quiet(), workers=1)
     return {stage.label: job.place.store.folder(stage) for stage in job.plan.stages}, job
@@ -128,7 +129,7 @@ def test_records_are_those_of_the_attacks_from_python(run: tuple[dict[str, Path]
         for name in ("other", "at")
     )
     images = job.points[0].data.load().test.sample(100)
-    bench = {
+    bench: dict[str, list[Attack]] = {
         "strong": [PGD(steps=4, loss="margin", restarts=2)],
         "moved": [Transfer(source=source, attack=PGD(steps=3, verdict="last"))],
     }
