@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from robustcl.bench import reliability
 from robustcl.bench.attacks import Attack, identity
 from robustcl.bench.budget import blocks
+from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.given import Given
 from robustcl.bench.pace import most
 from robustcl.bench.store import Stage
@@ -19,7 +22,11 @@ SCHEME = "as given"
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One given classifier under one threat. `row` and `data` are their names for people; `batch` is how many images
-    are attacked at a time, and with a `budget` (seconds) also the size of a block."""
+    are attacked at a time, and with a `budget` (seconds) also the size of a block.
+
+    `smaller` is the case of the next smaller radius of a sweep: what was broken there is broken here, at no cost (see
+    `sweep`). `save` is the file for the adversarial images.
+    """
 
     given: Given
     row: str
@@ -30,6 +37,8 @@ class Case:
     seed: int = 0
     batch: int = 256
     budget: float | None = None
+    smaller: "Case | None" = None
+    save: Path | None = None
 
     @property
     def part(self) -> dict[str, Any]:
@@ -42,7 +51,13 @@ class Case:
             "judges": {name: [identity(attack) for attack in attacks] for name, attacks in self.judges.items()},
             "seed": self.seed,
             "blocks of": self.batch if self.budget else None,
+            "smaller eps": self.smaller_radii,
         }
+
+    @property
+    def smaller_radii(self) -> list[str]:
+        """The radii of the sweep before this one, from the smallest."""
+        return [*self.smaller.smaller_radii, str(self.smaller.threat.eps)] if self.smaller else []
 
     @property
     def label(self) -> str:
@@ -66,7 +81,10 @@ class Case:
         """The most passes that each stage can take."""
         sizes = [len(self.images)] if not self.budget else [len(part) for part in blocks(self.images, self.batch)]
         classes = self.images.classes
-        return {s.key: most(self.judges, classes, n) for s, n in zip(self.stages, sizes, strict=True)}
+        sized = zip(self.stages, sizes, strict=True)
+        found = {stage.key: most(self.judges, classes, n, self.threat.norm) for stage, n in sized}
+        found[self.stages[-1].key] += reliability.cost(len(self.images))
+        return found
 
 
 def cell(case: Case, stage: Stage, told: str = "", *, headline: bool = True) -> dict[str, Any]:
@@ -81,6 +99,7 @@ def cell(case: Case, stage: Stage, told: str = "", *, headline: bool = True) -> 
         "eps": str(case.threat.eps),
         "headline": headline,
         "judges": {name: [attack.name for attack in attacks] for name, attacks in case.judges.items()},
+        "fingerprints": fingerprints(case.judges, case.threat, case.seed, case.images.classes),
         "seeds": {"judge": case.seed},
         "protocol": ", ".join(filter(None, [SCHEME, told])),
         "part": case.part,

@@ -1,15 +1,20 @@
 """The only owner of how one point of a suite becomes cells, and stages of finetuning and judging."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
-from robustcl.bench.attacks import Attack, identity, judges
+from robustcl.bench import reliability
+from robustcl.bench.attacks import identity
 from robustcl.bench.classifiers import Classifiers, Outcome
 from robustcl.bench.corruptions import JUDGE, Corruptions, check
 from robustcl.bench.data import DataSet
 from robustcl.bench.encoders import Encoders
 from robustcl.bench.files import Files
+from robustcl.bench.fingerprint import fingerprints
+from robustcl.bench.jury import jury, sources
 from robustcl.bench.library import Library
 from robustcl.bench.official import Official
+from robustcl.bench.pace import most
 from robustcl.bench.protocol import terms, words
 from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
@@ -43,7 +48,8 @@ class Draft:
     def cells(self) -> Iterator[Cell]:
         """One cell per encoder, scheme and radius, those of references first."""
         suite = self.suite
-        sweep = [Threat(eps, norm=suite.threat.norm) for eps in suite.judge.sweep.eps if eps != suite.threat.eps]
+        radii = sorted(eps for eps in suite.judge.sweep.eps if eps != suite.threat.eps)
+        sweep = [Threat(eps, norm=suite.threat.norm) for eps in radii]
         for cell, stage, passes in references(suite, self.test, data_name(suite), self.files.given):
             self.ends.append(stage)
             self.cost[stage.key] = passes
@@ -53,12 +59,23 @@ class Draft:
                 for outcome in self.classifiers.outcomes(row, scheme):
                     cell = self._cell(row, scheme, outcome, suite.threat, suite.judge.judges)
                     yield self._corrupt(outcome, cell)
-                    for threat in sweep:
-                        yield self._cell(row, scheme, outcome, threat, suite.judge.sweep.judges)
+                    below: dict[str, Stage] = {}
+                    for threat in sweep:  # each takes over what the one below it broke
+                        yield self._cell(row, scheme, outcome, threat, suite.judge.sweep.judges, below)
+                        below = {"smaller": self.ends[-1]}
 
-    def _cell(self, row: Row, scheme: str, outcome: Outcome, threat: Threat, names: Sequence[str]) -> Cell:
+    def _cell(
+        self,
+        row: Row,
+        scheme: str,
+        outcome: Outcome,
+        threat: Threat,
+        names: Sequence[str],
+        below: Mapping[str, Stage] = MappingProxyType({}),
+    ) -> Cell:
         suite = self.suite
-        bench = judges(names, self.test.classes, suite.judge.batch)
+        bench = jury(suite, names, self.test.classes)
+        parents = {"classifier": outcome.stage, **sources(bench, self.classifiers, scheme, outcome), **below}
         part = {
             "judges": {judge: [identity(attack) for attack in attacks] for judge, attacks in bench.items()},
             "threat": plain(threat),
@@ -69,9 +86,10 @@ class Draft:
         }
         name = self.encoders.label(str(row))
         label = f"evaluate {name} {outcome.name} at {threat.eps}"
-        stage = Stage(kind="evaluate", part=part, parents={"classifier": outcome.stage}, label=label)
+        stage = Stage(kind="evaluate", part=part, parents=parents, label=label)
         self.ends.append(stage)
-        self.cost[stage.key] = len(self.test) * (1 + sum(_cost(a, self.test.classes) for a in bench.values()))
+        passes = most(bench, self.test.classes, len(self.test), threat.norm)
+        self.cost[stage.key] = passes + reliability.cost(len(self.test))
         told = terms(row, outcome, self.classifiers, self.test)
         return {
             "encoder": name,
@@ -83,6 +101,7 @@ class Draft:
             "eps": str(threat.eps),
             "headline": threat.eps == suite.threat.eps,
             "judges": {judge: [attack.name for attack in attacks] for judge, attacks in bench.items()},
+            "fingerprints": fingerprints(bench, threat, suite.seeds.judge, self.test.classes),
             "seeds": plain(suite.seeds),
             "protocol": words(scheme, told),
             "terms": told,
@@ -141,7 +160,3 @@ def _check_corruptions(given: Corruptions, data: DataSet, test: Images, name: st
     if data.holdout:
         raise UserError(f"{name}.judge.corruptions: made of test images, expected them judged; remove holdout")
     check(given.files, test)
-
-
-def _cost(attacks: Sequence[Attack], classes: int) -> int:
-    return sum(attack.cost(classes) for attack in attacks)

@@ -1,13 +1,15 @@
 """The only owner of judging a given classifier into a run folder: its stages, its cells, and what a cell refuses."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
+import torch
 
 from robustcl.bench import records
+from robustcl.bench.about import about
 from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.case import Case, cell
 from robustcl.bench.evaluate import Trial, judge
@@ -31,6 +33,10 @@ def admit(case: Case, store: Store) -> None:
     for held in store.cells(SUITE):
         if _place(held) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
             _refuse(held["part"], case, store)
+    if case.save and not case.save.exists() and all(store.has(stage) for stage in case.stages):
+        raise UserError(
+            f"{case.save}: {case.label} is there without its adversarial images, expected another --runs folder"
+        )
 
 
 def make(case: Case, store: Store, watch: Watch) -> None:
@@ -70,9 +76,19 @@ def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch,
     def work(folder: Path) -> Mapping[str, Any]:
         keep = folder / "progress" / "batches"
         trial = Trial(
-            threat=case.threat, judges=case.judges, seed=case.seed, batch=case.batch, keep=keep, report=report
+            threat=case.threat,
+            judges=case.judges,
+            seed=case.seed,
+            batch=case.batch,
+            keep=keep,
+            label=case.given.weights,
+            save=case.save,
+            known=_read(case.smaller.stages[0], store) if case.smaller else None,
+            report=report,
         )
-        records.write(folder / "records.parquet", judge(case.given.model, images, trial))
+        found = judge(case.given.model, images, trial)
+        told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
+        records.write(folder / "records.parquet", found, told)
         return {**provenance(), "device": str(images.pixels.device)}
 
     store.make(stage, work)
@@ -85,13 +101,22 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
     whole = Stage(kind="evaluate", part=case.part, parents=parents, label=case.label)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        parts = [pq.read_table(store.file(stage, "records.parquet")).to_pandas() for stage in done]
-        rows = pd.concat([part.astype({"judge": str, "attack": str}) for part in parts])
-        records.write(folder / "records.parquet", rows.sort_values("image", kind="stable", ignore_index=True))
+        rows = pd.concat([_read(stage, store) for stage in done])
+        rows = rows.sort_values("image", kind="stable", ignore_index=True)
+        trial = Trial(threat=case.threat, judges=case.judges, seed=case.seed, batch=case.batch)
+        known = torch.from_numpy(rows["image"].unique()).to(case.images.index.device)
+        images = case.images.take(torch.isin(case.images.index, known))
+        records.write(folder / "records.parquet", rows, about(whole, case.given.model, images, trial, rows))
         return provenance()
 
     store.make(whole, work)
     return whole
+
+
+def _read(stage: Stage, store: Store) -> pd.DataFrame:
+    """The records of a finished stage."""
+    found: pd.DataFrame = pq.read_table(store.file(stage, "records.parquet")).to_pandas()
+    return found.astype({"judge": str, "attack": str})
 
 
 def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -103,9 +128,12 @@ def _refuse(held: Mapping[str, Any], case: Case, store: Store) -> None:
     new = case.part
     odd = [key for key in new if held.get(key) != new[key]]
     if odd:
-        show: Callable[[Any], str] = lambda of: ", ".join(of) if isinstance(of, dict) else str(of)  # noqa: E731
-        told = "; ".join(f"{key} {show(held.get(key))}, now {show(new[key])}" for key in odd)
+        told = "; ".join(f"{key} {_shown(held.get(key))}, now {_shown(new[key])}" for key in odd)
         raise UserError(
             f"{store.root}: row '{case.row}' at {case.threat.norm} {case.threat.eps} is there with {told}; "
             "expected the same, another --name or another --runs folder"
         )
+
+
+def _shown(part: Any) -> str:
+    return ", ".join(part) or "none" if isinstance(part, dict | list) else str(part)

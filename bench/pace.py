@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from robustcl.bench.attacks import Attack
+from robustcl.bench.judge import Attack
+from robustcl.models.threat import Norm
 
 _BATCH = 64  # images of the measured pass, at most
 
@@ -52,9 +53,9 @@ def measure(model: Callable[[Tensor], Tensor], images: Tensor) -> Pace:
     return Pace(forward=forward / len(x), gradient=_timed(climb) / len(x))
 
 
-def most(judges: Mapping[str, Sequence[Attack]], classes: int, images: int) -> int:
+def most(judges: Mapping[str, Sequence[Attack]], classes: int, images: int, norm: Norm = "linf") -> int:
     """The passes of judging where nothing breaks: a clean one, and what every attack then takes."""
-    return images * (1 + sum(attack.cost(classes) for attacks in judges.values() for attack in attacks))
+    return images * (1 + sum(attack.cost(classes, norm) for attacks in judges.values() for attack in attacks))
 
 
 def span(low: float, high: float) -> str:

@@ -1,12 +1,16 @@
 """The only owner of records, schema version 1: one row per image and attempted attack, the contract with `reports`."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 VERSION = 1
+ABOUT = b"robustcl.about"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
@@ -25,7 +29,12 @@ SCHEMA = pa.schema(
 )
 
 
-def write(path: Path, records: pd.DataFrame) -> None:
-    """Write records, already ordered by image and then by attack, as parquet."""
+def write(path: Path, records: pd.DataFrame, about: Mapping[str, Any] | None = None) -> None:
+    """Write records, already ordered by image and then by attack, as parquet.
+
+    `about` is plain and says what the records are: threat, fingerprints, protocol, reliability. It lies in the file's
+    metadata, so that a file that has left its folder still says what it is.
+    """
     table = pa.Table.from_pandas(records[SCHEMA.names], schema=SCHEMA, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata(SCHEMA.metadata), path)
+    told = {ABOUT: json.dumps(about, sort_keys=True).encode()} if about is not None else {}
+    pq.write_table(table.replace_schema_metadata({**SCHEMA.metadata, **told}), path)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from robustcl.bench.attacks import judges
 from robustcl.bench.case import Case, cell
 from robustcl.bench.given import Given, give
+from robustcl.bench.jury import jury
 from robustcl.bench.rows import Cell
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import Suite
@@ -35,7 +35,7 @@ def references(suite: Suite, images: Images, data: str, sources: Sources) -> Ite
                 images=images,
                 data=data,
                 threat=threat,
-                judges=judges(named, images.classes, suite.judge.batch),
+                judges=jury(suite, named, images.classes, alone="[reference]"),
                 seed=suite.seeds.judge,
             )
             (stage,) = case.stages

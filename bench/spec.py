@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
+from robustcl.bench.forms import read_judges
 from robustcl.bench.profiles import read_schemes
 from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
@@ -28,6 +29,7 @@ from robustcl.bench.suite import (
 )
 from robustcl.bench.tables import alike, entries, find_suite, grid, merged, override
 from robustcl.bench.transfer import transfers
+from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.architecture import read_architecture
 from robustcl.models.errors import UserError, nearest, unknown
 from robustcl.models.plugin import find
@@ -81,6 +83,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
     }
     profile, per_method, finetune = read_schemes(table, name)
     rows, shown = _shown(table.get("table", {}), f"{name}.table", whole, pretrain, finetune)
+    judging = read(Judging, table.get("judge", {}), f"{name}.judge")
     suite = Suite(
         name=name,
         head=head,
@@ -102,7 +105,8 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         references=_references(table, name, pretrain),
         rows=rows,
         schemes=shown,
-        judge=read(Judging, table.get("judge", {}), f"{name}.judge"),
+        judge=judging,
+        attacks=read_judges(judging.attacks, f"{name}.judge.attacks", judging.batch),
         seeds=seeds,
         table=table,
     )
@@ -243,6 +247,8 @@ def _check_names(suite: Suite) -> None:
     ]
     sources = [(f"labels.{key}.encoder", labels.source) for key, labels in suite.labels.items()]
     asked += [(where, source.encoder) for where, source in sources if isinstance(source, Own)]
+    attacks = [(f"judge.attacks.{key}.encoder", attack) for key, found in suite.attacks.items() for attack in found]
+    asked += [(where, attack.source) for where, attack in attacks if isinstance(attack, Transfer)]
     for where, name in asked:
         if name not in known:
             raise unknown(f"{suite.name}.{where}", "encoder", name, known)

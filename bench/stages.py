@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from robustcl.bench import finetuning, records
+from robustcl.bench.about import about, history
 from robustcl.bench.attacks import from_identity
 from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.bench.imports import make_import, told_import
+from robustcl.bench.jury import sources_of
 from robustcl.bench.place import Place, Report, outside, threat_of
 from robustcl.bench.provenance import provenance
 from robustcl.bench.references import again
@@ -108,22 +112,30 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
 
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
     part, images = stage.part, place.images(stage)
-    source = place.parent(stage, "classifier", finetuning.weights(part.get("selection", "last")))
+    weights = finetuning.weights(part.get("selection", "last"))
+    source, smaller = place.parent(stage, "classifier", weights), place.parent(stage, "smaller", "records.parquet")
     classifier: Model = (
         checkpoint.load_classifier(source).to(place.device) if source else again(stage, place.given, images).model
     )
+    sources = {
+        name: checkpoint.load_classifier(place.store.file(parent, weights)).to(place.device)
+        for name, parent in sources_of(stage).items()
+    }
     threat = threat_of(stage)
     assert threat is not None
     trial = Trial(
         threat=threat,
         judges={
-            name: [from_identity(held, stage.label, {}) for held in attacks] for name, attacks in part["judges"].items()
+            name: [from_identity(held, stage.label, sources) for held in attacks]
+            for name, attacks in part["judges"].items()
         },
         seed=part["seed"],
         keep=folder / "progress" / "batches",
+        known=pq.read_table(smaller).to_pandas() if smaller else None,
         report=report,
     )
-    records.write(folder / "records.parquet", judge(classifier, images, trial))
+    found = judge(classifier, images, trial)
+    records.write(folder / "records.parquet", found, about(stage, classifier, images, trial, found))
     return {}
 
 
@@ -135,7 +147,7 @@ def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[s
     files = {name: place.file(stage, part["files"][name]) for name in ("labels", *part["corruptions"])}
     keep = folder / "progress" / "corruptions"
     found = corrupted(classifier, place.images(stage), files, part["severities"], keep=keep, report=report)
-    records.write(folder / "records.parquet", found)
+    records.write(folder / "records.parquet", found, {"protocol": history(stage)})
     return {}
 
 

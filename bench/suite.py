@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from robustcl.bench.attacks import Definitions
 from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
 from robustcl.bench.scheme import Scheme
@@ -35,7 +36,8 @@ class Sweep:
 class Judging:
     """Who judges, on how many of the test images (a fixed random part; None is all), in which batches.
 
-    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it. `corruptions` is the folder
+    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it. `attacks` are judges of the
+    suite's own, by name: a table as `read_attack` reads it, or a list of them. `corruptions` is the folder
     of CIFAR-10-C or CIFAR-100-C, or a table of `Corruptions`: then the cells of the table have a corruption accuracy.
     """
 
@@ -43,6 +45,7 @@ class Judging:
     images: int | None = Field(default=None, ge=1)
     batch: int = Field(default=512, ge=1)
     sweep: Sweep = Sweep()
+    attacks: Mapping[str, Any] = Field(default_factory=dict)
     corruptions: Corruptions | None = None
 
     @field_validator("corruptions", mode="before")
@@ -218,6 +221,7 @@ class Suite:
     rows: Sequence[Row]
     schemes: Sequence[str]
     judge: Judging
+    attacks: Definitions
     seeds: Seeds
     table: Table
 

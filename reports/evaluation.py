@@ -1,7 +1,7 @@
 """The only owner of what `robustcl.evaluate` answers: one model under one threat, image by image."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from robustcl.bench.findings import UNCHECKED, Reliability
 from robustcl.models.errors import UserError
 from robustcl.reports.frame import CLEAN, Judges, judged
 from robustcl.reports.statistics import wilson
 from robustcl.reports.table import attack_text, heading, percent
+from robustcl.reports.trust import Notes, against, text_of, with_small_n
 from robustcl.reports.writers import grid
 
 Bools = NDArray[np.bool_]
@@ -23,7 +25,8 @@ class Evaluation:
     """The verdicts on n images, in the order in which the images were given.
 
     `records` are the rows of one model (see `frame`), in any order; `order` (n,) holds the `image` of every given
-    image; `threat` and `protocol` are text for people; `judges` maps a judge to its attacks.
+    image; `threat` and `protocol` are text for people; `judges` maps a judge to its attacks, `fingerprints` to the
+    text that says them whole. `checked` is what the checks found (None: they did not run).
     Errors: `UserError` where the records are not of these images or lack a judge.
     """
 
@@ -32,6 +35,8 @@ class Evaluation:
     threat: str
     judges: Judges
     protocol: str = ""
+    fingerprints: Mapping[str, str] = field(default_factory=dict, repr=False)
+    checked: Reliability | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         lost = set(self.judges) - set(self._answers)
@@ -53,6 +58,11 @@ class Evaluation:
         """Whether the image is right clean and under every judge, (n,)."""
         return np.asarray(np.logical_and.reduce(list(self._answers.values())))
 
+    @property
+    def reliability(self) -> Reliability | None:
+        """What speaks for and against the numbers: the checks' findings, and whether n is too small; None unchecked."""
+        return with_small_n(self.checked, len(self.order)) if self.checked else None
+
     @cached_property
     def _answers(self) -> dict[str, Bools]:
         answers = judged(self.records, self.judges)
@@ -63,13 +73,25 @@ class Evaluation:
         return {judge: right.loc[images].to_numpy(dtype=bool) for judge, right in answers.items()}
 
     def __str__(self) -> str:
-        """The table as Markdown under its caption: SA and a column per judge, with 95 % Wilson intervals."""
-        columns = {heading(judge): right for judge, right in self._answers.items()}
+        """The table as Markdown between its caption and its notes: SA and a column per judge, with 95 % intervals."""
+        columns = dict(self._answers)
         if len(self.robust) > 1:
             columns["worst"] = self.worst
-        n = len(self.order)
-        shares = [(int(right.sum()), *wilson(int(right.sum()), n)) for right in columns.values()]
-        cells = [percent(right / n if n else float("nan"), float(low), float(high)) for right, low, high in shares]
-        parts = [f"{self.threat}, n = {n} images", "accuracy in percent with 95 % Wilson intervals"]
-        parts += [part for part in (attack_text(self.judges), self.protocol) if part]
-        return f"{textwrap.fill('; '.join(parts) + '.', 100)}\n\n{grid(list(columns), [cells], names=0)}"
+        notes, text = Notes(), text_of(self.checked)
+        cells = [self._cell(judge, right, notes, text) for judge, right in columns.items()]
+        attacks = [f"{heading(judge)}: {told}" for judge, told in self.fingerprints.items()]
+        verdict = self.reliability.verdict if self.reliability else UNCHECKED
+        parts = [f"{self.threat}, n = {len(self.order)} images", "accuracy in percent with 95 % Wilson intervals"]
+        parts += attacks or [attack_text(self.judges)]
+        parts += [self.protocol, f"reliability: {verdict}"]
+        caption = textwrap.fill("; ".join(part for part in parts if part) + ".", 100)
+        below = [textwrap.fill(note, 100) for note in notes.lines()]
+        table = grid([heading(judge) for judge in columns], [cells], names=0)
+        return "\n\n".join([caption, table, *(["\n".join(below)] if below else [])])
+
+    def _cell(self, judge: str, right: Bools, notes: Notes, text: str) -> str:
+        n, k = len(right), int(right.sum())
+        low, high = wilson(k, n)
+        share = percent(k / n if n else float("nan"), float(low), float(high))
+        mark = notes.mark(heading(judge), against(text, judge, n))
+        return f"{share} {mark}".strip()

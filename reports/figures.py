@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustcl.reports import style
-from robustcl.reports.frame import CLEAN, CORRUPTIONS, frame, summary
+from robustcl.reports.frame import CLEAN, CORRUPTIONS, frame
 from robustcl.reports.labels import Point, label_ends, label_points
+from robustcl.reports.seeds import pooled
 from robustcl.reports.style import Look
-from robustcl.reports.table import CHANCE, REFERENCE, Table, heading, in_order, row_names, tables
+from robustcl.reports.table import CHANCE, REFERENCE, Table, heading, in_order, tables
 
 _NORMS = {"linf": "\u2113\u221e", "l2": "\u2113\u2082", "l1": "\u2113\u2081"}  # as l with its index
 _SET = ["suite", "data", "norm"]
@@ -29,10 +30,9 @@ def curves(records: pd.DataFrame) -> list[pd.DataFrame]:
     The judge is the one with most radii; at eps 0 stands the clean accuracy (`judge` is then `clean`). Accuracies are
     shares in [0, 1]; `row`, `encoder` and `scheme` are categorical, in the order in which they are shown.
     """
-    numbers = summary(records[records["judge"] != CORRUPTIONS])  # which are at no eps
+    numbers, _ = pooled(records[records["judge"] != CORRUPTIONS])  # which are at no eps
     if numbers.empty:
         return []
-    numbers["row"] = row_names(numbers)
     numbers["row"] = pd.Categorical(numbers["row"], categories=in_order(numbers))
     parts = [_curve(part) for _, part in numbers.groupby(_SET, observed=True, sort=False)]
     return [part for part in parts if part["radius"].nunique() > 2]

@@ -11,8 +11,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustcl.bench.findings import UNCHECKED
 from robustcl.models.errors import UserError
+from robustcl.reports.about import About, read_about
 from robustcl.reports.statistics import interval
+from robustcl.reports.trust import against, text_of, verdict, why
 
 SUITE_SCHEMA = 1
 RECORDS_SCHEMA = b"1"
@@ -32,6 +35,7 @@ RECORDS = pa.schema(
 )
 CLEAN, CORRUPTIONS = "clean", "corruptions"
 _TEXT = ("suite", "encoder", "method", "scheme", "data", "norm", "eps", "judges", "protocol", "stage")
+_TOLD = ("fingerprints", "reliability", "findings")  # what a cell's records say of themselves
 
 Judges = Mapping[str, Sequence[str]]
 
@@ -42,8 +46,9 @@ def frame(runs: str | Path) -> pd.DataFrame:
     Beside the columns of a record (image, label, judge, attack, answer, right, margin, distance, step, passes) every
     row says which cell it is of: suite, encoder, method, scheme, data, classes, norm, eps (exact text), radius (eps as
     a float), headline (a cell of the table, not of the sweep), judges (JSON: judge -> its attacks), protocol, stage,
-    and `seed_<role>` (-1 where a cell has no such seed). Text is categorical, in the order of the suite, and the
-    categories name unfinished cells too, so that a table can show what is missing.
+    `seed_<role>` (-1 where a cell has no such seed), fingerprints (JSON: judge -> its attack's), reliability (`ok`,
+    `suspect`, `unreliable`, or `unchecked`) and findings (JSON: what the checks found). Text is categorical, in the
+    order of the suite, and the categories name unfinished cells too, so that a table can show what is missing.
     Errors: `UserError` where `runs` is no run folder or a file in it is damaged or of an unknown schema version.
     """
     folder = Path(runs)
@@ -51,6 +56,7 @@ def frame(runs: str | Path) -> pd.DataFrame:
     cells = _cells(suite, folder / "suite.json")
     places = [(number, folder / "evaluate" / str(stage)) for number, stage in enumerate(cells["stage"])]
     places = [(number, stage) for number, stage in places if stage.is_dir()]
+    cells = _told(cells, {number: read_about(stage / "records.parquet") for number, stage in places})
     corrupt = {number: folder / "corrupt" / str(suite["cells"][number].get("corrupt", "none")) for number, _ in places}
     places += [(number, stage) for number, stage in corrupt.items() if stage.is_dir()]
     finished = [number for number, _ in places]
@@ -101,26 +107,29 @@ def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dic
     return verdict
 
 
-def verdicts(records: pd.DataFrame) -> pd.DataFrame:
+def verdicts(records: pd.DataFrame, *, shares: bool = False) -> pd.DataFrame:
     """One row per cell, judge and image with `right`, the verdict of the judge; the judge `clean` included.
 
-    Corruptions, under which an image has a share and no verdict, are left out.
+    Corruptions, under which an image has a share and no verdict, are left out; with `shares` they are in, and `right`
+    is a share in [0, 1] throughout.
     `records` is a `frame` or a part of one that keeps the clean rows. Errors: as `judged`.
     """
     parts = []
     for first, _, answers in _split(records):
         for judge, right in answers.items():
-            if judge == CORRUPTIONS:
+            if judge == CORRUPTIONS and not shares:
                 continue
+            right = right.astype(float) if shares else right
             part = first.loc[first.index.repeat(len(right))].reset_index(drop=True)
             parts.append(part.assign(judge=judge, image=right.index.to_numpy(), right=right.to_numpy()))
     return _joined(parts, records, ["judge", "image", "right"])
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell and judge: n, right, accuracy, low, high (the 95 % Wilson interval) and passes.
+    """One row per cell and judge: n, right, accuracy, low, high (the 95 % Wilson interval), how reliable, and passes.
 
-    Accuracies are shares in [0, 1]; passes are the forward-equivalents that the judge spent. The accuracy under
+    Accuracies are shares in [0, 1]; passes are the forward-equivalents that the judge spent. `fingerprint` is the
+    judge's; `reliability` and `why` say what the checks hold against its number. The accuracy under
     corruptions is the mean of the images' shares; its interval is that of a mean of n of them, since the same n images
     come again under every corruption and are not so many more; `right` is missing there. Errors: as `judged`.
     """
@@ -134,8 +143,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         part["accuracy"] = [float(right.mean()) for right in answers.values()]
         part[["low", "high"]] = [interval(right) for right in answers.values()]
         part["passes"] = [int(spent.get(judge, 0)) for judge in answers]
-        parts.append(part)
-    return _joined(parts, frame, ["judge", "n", "right", "accuracy", "low", "high", "passes"])
+        parts.append(part.assign(**_trust(first, part)))
+    trust = ["fingerprint", "reliability", "why"]
+    return _joined(parts, frame, ["judge", "n", "right", "accuracy", "low", "high", *trust, "passes"])
 
 
 def cell_columns(frame: pd.DataFrame) -> list[str]:
@@ -154,6 +164,15 @@ def _shares(rows: pd.DataFrame, images: pd.Index, attacks: Sequence[str], where:
             "severities, expected all of them"
         )
     return answers.mean().reindex(images)
+
+
+def _trust(first: pd.DataFrame, cells: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns fingerprint, reliability and why for every judge of one cell."""
+    findings, told = (str(first[name].iloc[0]) if name in first else "" for name in ("findings", "fingerprints"))
+    known = json.loads(told or "{}")
+    found = [against(findings, str(judge), int(n)) for judge, n in zip(cells["judge"], cells["n"], strict=True)]
+    prints = [str(known.get(judge, "")) for judge in cells["judge"]]
+    return {"fingerprint": prints, "reliability": [verdict(of) for of in found], "why": [why(of) for of in found]}
 
 
 def _split(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, dict[str, pd.Series]]]:
@@ -204,7 +223,7 @@ def _cells(suite: Mapping[str, Any], path: Path) -> pd.DataFrame:
         rows = [_cell(cell) | {"suite": suite["suite"]} for cell in suite["cells"]]
     except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}), expected the cells of a suite") from None
-    names = [*_TEXT[:6], "classes", *_TEXT[6:], "radius", "headline"]
+    names = [*_TEXT[:6], "classes", *_TEXT[6:], "radius", "headline", "fingerprints"]
     seeds = dict.fromkeys(name for row in rows for name in row if name.startswith("seed_"))
     cells = pd.DataFrame(rows, columns=[*names, *seeds])
     for name in _TEXT:
@@ -215,13 +234,31 @@ def _cells(suite: Mapping[str, Any], path: Path) -> pd.DataFrame:
     return cells.fillna(dict.fromkeys(seeds, -1)).astype(types | dict.fromkeys(seeds, "int64"))
 
 
+def _told(cells: pd.DataFrame, about: Mapping[int, About]) -> pd.DataFrame:
+    """The cells with what their records say of themselves; the fingerprints of a suite are known before."""
+    rows = []
+    for number, planned in enumerate(cells["fingerprints"]):
+        of = about.get(number, About())
+        rows.append(
+            {
+                "fingerprints": planned if planned != "{}" else json.dumps(of.fingerprints),
+                "reliability": of.reliability.verdict if of.reliability else UNCHECKED,
+                "findings": text_of(of.reliability),
+            }
+        )
+    told = pd.DataFrame(rows, columns=list(_TOLD), index=cells.index)
+    return cells.assign(**{name: told[name].astype("category") for name in _TOLD})
+
+
 def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     names = ("encoder", "method", "scheme", "data", "norm", "eps", "protocol", "stage")
     text = {name: str(cell[name]) for name in names}
     judges = {str(judge): [str(attack) for attack in attacks] for judge, attacks in cell["judges"].items()}
     numbers = {"classes": int(cell["classes"]), "radius": float(Fraction(text["eps"]))}
     seeds = {f"seed_{role}": int(seed) for role, seed in cell["seeds"].items()}
-    return {**text, **numbers, **seeds, "headline": bool(cell["headline"]), "judges": json.dumps(judges)}
+    prints = {str(judge): str(of) for judge, of in cell.get("fingerprints", {}).items()}
+    json_text = {"judges": json.dumps(judges), "fingerprints": json.dumps(prints)}
+    return {**text, **numbers, **seeds, **json_text, "headline": bool(cell["headline"])}
 
 
 def _records(path: Path) -> pa.Table:

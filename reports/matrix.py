@@ -4,35 +4,42 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustcl.reports.frame import summary
-from robustcl.reports.table import MISSING, heading, in_order, percent, row_names
+from robustcl.reports.seeds import pooled
+from robustcl.reports.table import MISSING, heading, in_order, percent
+from robustcl.reports.trust import Notes, against
 from robustcl.reports.writers import grid
 
 
 def transfers(records: pd.DataFrame) -> pd.DataFrame:
-    """The headline cells of a frame by where they come from and go to: `source`, `target` and the columns of `summary`.
+    """The headline cells of a frame by where they come from and go to: `source`, `target` and the columns of `pooled`.
 
     Empty where no cell of the frame is judged on another data set than its encoder was pretrained on.
     """
-    numbers = summary(records[records["headline"]])
+    numbers, _ = pooled(records[records["headline"]])
     pairs = numbers["data"].astype(str).str.split(" -> ", expand=False)
     numbers["source"], numbers["target"] = pairs.str[0], pairs.str[-1]
     return numbers if (numbers["source"] != numbers["target"]).any() else numbers.iloc[:0]
 
 
 def markdown(numbers: pd.DataFrame) -> str:
-    """One matrix per judge as Markdown: a row per encoder and source, a column per scheme and target."""
+    """One matrix per judge as Markdown, a row per encoder and source, a column per scheme and target; then notes."""
     if numbers.empty:
         return ""
-    numbers = numbers.assign(row=row_names(numbers))
     judges = [str(name) for name in numbers["judge"].cat.categories if (numbers["judge"] == name).any()]
-    return "\n".join(f"{heading(judge)}\n\n{_matrix(numbers, judge)}\n" for judge in judges)
+    notes = Notes()
+    parts = [f"{heading(judge)}\n\n{_matrix(numbers, judge, notes)}\n" for judge in judges]
+    return "\n".join([*parts, *(f"- {note}" for note in notes.lines())])
 
 
-def _matrix(numbers: pd.DataFrame, judge: str) -> str:
+def _matrix(numbers: pd.DataFrame, judge: str, notes: Notes) -> str:
     part = numbers[numbers["judge"] == judge]
-    keys = zip(*(part[name].astype(str) for name in ("row", "source", "scheme", "target")), strict=True)
-    cells = dict(zip(keys, map(percent, part["accuracy"], part["low"], part["high"]), strict=True))
+    cells = {}
+    for cell in part.to_dict("records"):
+        key = tuple(str(cell[name]) for name in ("row", "source", "scheme", "target"))
+        place = f"{key[0]} {key[2]} {heading(judge)}, {cell['data']}"
+        mark = notes.mark(place, against(str(cell["findings"]), judge, int(cell["n"])))
+        shown = percent(cell["accuracy"], cell["low"], cell["high"], cell["spread"])
+        cells[key] = f"{shown} {mark}".strip()
     schemes = [str(name) for name in numbers["scheme"].cat.categories]
     sources, targets = (list(dict.fromkeys(numbers[name])) for name in ("source", "target"))
     columns = [(scheme, target) for scheme in schemes for target in targets]
@@ -51,5 +58,5 @@ def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
         return []
     paths = [Path(folder) / "transfer.md", Path(folder) / "transfer.csv"]
     paths[0].write_text(markdown(numbers), encoding="utf-8")
-    numbers.drop(columns="judges").to_csv(paths[1], index=False, lineterminator="\n")
+    numbers.drop(columns=["judges", "fingerprints", "findings"]).to_csv(paths[1], index=False, lineterminator="\n")
     return paths

@@ -1,44 +1,61 @@
 """The only owner of which differences between encoders are resolved: paired on the same images, corrected for many."""
 
+import json
 from itertools import combinations
 
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
 from robustcl.reports.frame import verdicts
-from robustcl.reports.statistics import holm, mcnemar
-from robustcl.reports.table import row_names
+from robustcl.reports.seeds import attack, seed_columns
+from robustcl.reports.statistics import holm, mcnemar, paired
 
 
 def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:
     """Every two encoders of a `frame` under one scheme and judge (`clean`, `pgd-20`, `autoattack`), the better first.
 
     Columns: better, worse, difference (of the accuracies, a share), only_better and only_worse (images on which one is
-    right alone), p (exact McNemar), holm (corrected over all pairs) and resolved (holm at most `level`). Ordered by the
-    accuracy of the better, then of the worse. The test speaks of these encoders on images like these: not of other
-    seeds. Errors: `UserError` for a scheme or judge that the records do not hold, and for more than one table.
+    right alone, or more often than the other), p, holm (corrected over all pairs) and resolved (holm at most `level`).
+    Ordered by the accuracy of the better, then of the worse. With one seed each, p is the exact McNemar test's; where
+    an encoder has several, images are compared by their means over seeds with the paired t-test. Either speaks of
+    these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme or judge that the records
+    do not hold, for more than one table, for other images, and for attacks whose fingerprints differ.
     """
     answers = verdicts(records[records["headline"]])
     for key, name in (("scheme", scheme), ("judge", judge)):
         known = [str(held) for held in answers[key].unique()]
         if name not in known:
             raise unknown("pairs", key, name, known)
-    part = answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)]
-    part = part.assign(row=row_names(part))
-    if part.duplicated(["row", "image"]).any():
-        raise UserError("pairs: more than one data set or threat, expected the records of one table")
-    right = part.pivot(index="image", columns="row", values="right")
+    part = answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)].drop_duplicates(
+        ["encoder", "stage", "image"]
+    )
+    _check(part, judge)
+    right = part.pivot_table(index="image", columns="encoder", values="right", aggfunc="mean", observed=True)
     if right.isna().any(axis=None):
         raise UserError("pairs: encoders judged on different images, expected the same ones")
-    right = right.astype(bool)
     order = right.mean().sort_values(ascending=False, kind="stable").index
-    rows = [_pair(right, better, worse) for better, worse in combinations(order, 2)]
+    rows = [_pair(right, str(better), str(worse)) for better, worse in combinations(order, 2)]
     found = pd.DataFrame(rows, columns=["better", "worse", "difference", "only_better", "only_worse", "p"])
     found["holm"] = holm(found["p"])
     return found.assign(resolved=found["holm"] <= level)
 
 
+def _check(part: pd.DataFrame, judge: str) -> None:
+    """Refuse what is not comparable image by image."""
+    tables = part[["data", "norm", "eps"]].drop_duplicates()
+    if len(tables) > 1 or part.duplicated(["encoder", "image", *seed_columns(part)]).any():
+        raise UserError("pairs: more than one data set or threat, expected the records of one table")
+    seeds = part.groupby(["encoder", "image"], observed=True).size().groupby("encoder", observed=True).nunique()
+    if (seeds > 1).any():
+        raise UserError("pairs: seeds judged on different images, expected the same ones")
+    attacks = {attack(str(json.loads(text).get(judge, ""))) for text in part["fingerprints"].unique()}
+    if len(attacks) > 1:
+        told = " and ".join(sorted(of or "an attack without a fingerprint" for of in attacks))
+        raise UserError(f"pairs: '{judge}' is not one attack here but {told}, expected one fingerprint")
+
+
 def _pair(right: pd.DataFrame, better: str, worse: str) -> tuple[str, str, float, int, int, float]:
     one, other = right[better], right[worse]
-    difference = float(one.mean() - other.mean())
-    return better, worse, difference, int((one & ~other).sum()), int((other & ~one).sum()), mcnemar(one, other)
+    single = one.isin([0, 1]).all() and other.isin([0, 1]).all()
+    p = mcnemar(one.astype(bool), other.astype(bool)) if single else paired(one, other)
+    return better, worse, float(one.mean() - other.mean()), int((one > other).sum()), int((other > one).sum()), p

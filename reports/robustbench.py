@@ -10,7 +10,8 @@ import pandas as pd
 
 from robustcl.models.errors import UserError
 from robustcl.reports.frame import CLEAN, frame, summary
-from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text, row_names
+from robustcl.reports.seeds import row_names
+from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
 
 JUDGE = "autoattack"
 STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose numbers their leaderboard takes
@@ -82,7 +83,7 @@ def _fields(clean: pd.Series, robust: pd.Series, architecture: str) -> dict[str,
         "clean_acc": _percent(clean["accuracy"]),
         "reported": accuracy,
         "autoattack_acc": accuracy,
-        "unreliable": None,
+        "unreliable": {"ok": False, "unreliable": True}.get(str(robust["reliability"])),
         "footnote": _footnote(clean, robust, protocol),
     }
 

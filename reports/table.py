@@ -3,16 +3,25 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
-from robustcl.reports.frame import CLEAN, CORRUPTIONS, summary
+from robustcl.bench.findings import UNCHECKED
+from robustcl.reports import seeds as over_seeds
+from robustcl.reports.frame import CLEAN, CORRUPTIONS
+from robustcl.reports.seeds import attack, pooled, seed_columns
+from robustcl.reports.statistics import detectable
+from robustcl.reports.trust import MARKS, Notes, against
 
 CHANCE, RANDOM, MISSING = "chance", "random", "-"
 REFERENCE = f"{CHANCE} (reference)"
 GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
 _GROUP = ["suite", "data", "norm", "eps"]
+_NUMBERS = ["n", "right", "accuracy", "low", "high", "seeds", "spread", "reliability", "why", "fingerprint", "passes"]
+_SHOWN = ["row", "scheme", "judge", "n", "findings"]
+_SIGNS = {"ok": "", "suspect": f" ({MARKS['suspect']})", "unreliable": f" ({MARKS['unreliable']})", UNCHECKED: ""}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,8 +29,10 @@ class Table:
     """One table: one data set under one threat.
 
     `numbers` is tidy: one row per (row, scheme, judge) with n, right, accuracy, low, high as shares in [0, 1] and
-    `kind`, `measured` or `reference` (chance, which has neither n nor interval). `rows`, `schemes` and `judges` are
-    what is shown, in order; a combination without numbers is not finished and shows as `-`.
+    `kind`, `measured` or `reference` (chance, which has neither n nor interval). Where several seeds stand behind a
+    cell, it is their mean, `seeds` and `spread` say how many and how far apart, and `singles` has a row for each, of
+    the kind `seed`. `rows`, `schemes` and `judges` are what is shown, in order; a combination without numbers is not
+    finished and shows as `-`. `marks` stand behind the numbers that checks speak against, `notes` say why.
     """
 
     caption: str
@@ -29,15 +40,18 @@ class Table:
     schemes: list[str]
     judges: list[str]
     numbers: pd.DataFrame
+    singles: pd.DataFrame
+    marks: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
     def text(self) -> dict[tuple[str, str, str], str]:
-        """What stands in the cells: (row, scheme, judge) -> percent with its interval."""
+        """What stands in the cells: (row, scheme, judge) -> percent, its interval, its spread over seeds, its mark."""
         rows = self.numbers
         cells = zip(rows["row"], rows["scheme"], rows["judge"], strict=True)
-        values = zip(rows["accuracy"], rows["low"], rows["high"], strict=True)
+        values = zip(rows["accuracy"], rows["low"], rows["high"], rows["spread"], strict=True)
         shown = {cell: percent(*of) for cell, of in zip(cells, values, strict=True)}
         every = ((row, scheme, judge) for row in self.rows for scheme in self.schemes for judge in self.judges)
-        return {key: shown.get(key, MISSING) for key in every}
+        return {key: " ".join(filter(None, [shown.get(key, MISSING), self.marks.get(key)])) for key in every}
 
     def lines(self) -> list[tuple[str, str]]:
         """The (scheme, row) pairs in the order in which they are shown below each other.
@@ -52,47 +66,46 @@ class Table:
 
 def tables(records: pd.DataFrame) -> list[Table]:
     """The tables of a frame, one per data set and threat, from its headline cells; empty where none is finished."""
-    numbers = summary(records[records["headline"]])
+    numbers, singles = pooled(records[records["headline"]])
     if numbers.empty:
         return []
-    numbers["row"] = row_names(numbers)
-    groups = numbers.groupby(_GROUP, observed=True, sort=False)
-    return [_table(part) for _, part in groups]
-
-
-def row_names(cells: pd.DataFrame) -> pd.Series:
-    """The name of the row that every cell is shown in: its encoder, and the seeds where an encoder has several."""
-    seeds = [str(name) for name in cells if str(name).startswith("seed_")]
-    names = cells["encoder"].astype(str)
-    for seed in seeds:
-        several = cells.groupby("encoder", observed=True)[seed].transform("nunique") > 1
-        mark = f" {seed.removeprefix('seed_')} seed " + cells[seed].astype(str)
-        names = names + mark.where(several, "")
-    return names
+    made = []
+    for key, part in numbers.groupby(_GROUP, observed=True, sort=False):
+        of = singles[(singles[_GROUP].astype(str) == [str(held) for held in key]).all(axis=1)]
+        made.append(_table(*_apart(part, of)))
+    return made
 
 
 def in_order(cells: pd.DataFrame) -> list[str]:
-    """The row names of cells with a `row` column as they are shown: the random encoder, then the suite's order.
+    """The rows of cells as they are shown: the random encoder, then the encoders in the suite's order.
 
-    Encoders that only the categories know, because nothing of theirs is finished, stand where they will stand.
+    Those that only the categories know, because nothing of theirs is finished, stand where they will stand.
     """
     encoders = [str(name) for name in cells["encoder"].cat.categories]
     encoders.sort(key=lambda name: name != RANDOM)  # stable: only the random encoder moves
-    rows = cells.drop_duplicates("row")
-    of = {name: [str(row) for row in rows.loc[rows["encoder"] == name, "row"]] for name in encoders}
-    return [row for name in encoders for row in of[name] or [name]]
+    return encoders
 
 
 def heading(judge: str) -> str:
-    """The field's name of a judge's column: SA, RA (PGD-20), AA, CA; any other judge keeps its name."""
-    steps = re.fullmatch(r"pgd-(\d+)", judge)
-    return f"RA (PGD-{steps[1]})" if steps else {CLEAN: "SA", "autoattack": "AA", CORRUPTIONS: "CA"}.get(judge, judge)
+    """The field's name of a judge's column: SA, RA (PGD-20), AA, CA; any other judge keeps its name.
+
+    What follows the name in brackets, such as the number of one of several attacks of that name, stays.
+    """
+    name, apart, number = judge.partition(" [")
+    steps = re.fullmatch(r"pgd-(\d+)", name)
+    known = {CLEAN: "SA", "autoattack": "AA", CORRUPTIONS: "CA"}
+    told = f"RA (PGD-{steps[1]})" if steps else known.get(name, name)
+    return f"{told}{apart}{number}"
 
 
-def percent(accuracy: float, low: float, high: float) -> str:
-    """A share with its interval as percent: 74.2 [69.4, 78.5]; a reference without an interval stands alone."""
+def percent(accuracy: float, low: float, high: float, spread: float = float("nan")) -> str:
+    """A share with its interval, and its spread over seeds, as percent: 74.2 [69.4, 78.5] ± 0.8.
+
+    A reference without an interval stands alone.
+    """
     share = f"{100 * accuracy:.1f}"
-    return share if pd.isna(low) else f"{share} [{100 * low:.1f}, {100 * high:.1f}]"
+    interval = "" if pd.isna(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{share}{interval}{'' if pd.isna(spread) else f' ± {100 * spread:.1f}'}"
 
 
 def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
@@ -106,38 +119,108 @@ def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(f"{heading(judge)}: {text}" for judge, text in told.items())
 
 
-def _table(cells: pd.DataFrame) -> Table:
+def _apart(*parts: pd.DataFrame) -> Sequence[pd.DataFrame]:
+    """The cells of a table with the judges told apart that share a name but not their attack: `autoattack [1]`."""
+    cells = parts[0]
+    names: dict[tuple[str, str], str] = {}
+    order: list[str] = []
+    for judge in cells["judge"].cat.categories:
+        found = list(dict.fromkeys(cells.loc[cells["judge"] == judge, "fingerprint"].map(attack)))
+        of = {key: f"{judge} [{number}]" if len(found) > 1 else str(judge) for number, key in enumerate(found, 1)}
+        names |= {(judge, key): name for key, name in of.items()}
+        order += of.values()
+    split = []
+    for part in parts:
+        keys = zip(part["judge"], part["fingerprint"].map(attack), strict=True)
+        split.append(part.assign(judge=pd.Categorical([names[key] for key in keys], categories=order)))
+    return split
+
+
+def _table(cells: pd.DataFrame, singles: pd.DataFrame) -> Table:
     """The table of measured cells that share data set and threat."""
     rows = in_order(cells)
     schemes = [str(name) for name in cells["scheme"].cat.categories]
-    judges = [str(name) for name in cells["judge"].cat.categories if (cells["judge"] == name).any()]
-    share = 1 / int(cells["classes"].iloc[0])
-    names = [*_GROUP, "row", "encoder", "kind", "scheme", "judge", "n", "right", "accuracy", "low", "high", "passes"]
-    seeds = [str(name) for name in cells if str(name).startswith("seed_")]
-    measured = cells.assign(kind="measured").astype(dict.fromkeys([*_GROUP, "encoder", "scheme", "judge"], str))
-    group = measured[_GROUP].iloc[0].to_dict()
-    group |= {"row": REFERENCE, "encoder": CHANCE, "kind": "reference", "accuracy": share}
-    reference = [{**group, "scheme": scheme, "judge": judge} for scheme in schemes for judge in judges]
-    every = [*reference, *measured.to_dict("records")]
-    whole = dict.fromkeys(["n", "right", "passes", *seeds], "Int64")
-    numbers = pd.DataFrame(every, columns=[*names, *seeds]).astype(whole)
-    shown = [REFERENCE, *rows]
-    return Table(caption=_caption(cells), rows=shown, schemes=schemes, judges=judges, numbers=numbers)
+    judges = [str(name) for name in cells["judge"].cat.categories]
+    notes = Notes()
+    marks = {}
+    for row, scheme, judge, n, text in zip(*(cells[name] for name in _SHOWN), strict=True):
+        found = against(str(text), str(judge).partition(" [")[0], int(n))
+        marks[row, scheme, judge] = notes.mark(f"{row} {scheme} {heading(judge)}", found)
+    group: dict[str, Any] = {name: str(cells[name].iloc[0]) for name in _GROUP}
+    group |= {"row": REFERENCE, "encoder": CHANCE, "accuracy": 1 / int(cells["classes"].iloc[0])}
+    reference = pd.DataFrame([{**group, "scheme": scheme, "judge": judge} for scheme in schemes for judge in judges])
+    kinds = {"reference": reference, "measured": cells, "seed": singles}
+    tidy = {kind: _tidy(part.assign(kind=kind), seed_columns(cells)) for kind, part in kinds.items()}
+    return Table(
+        caption=_caption(cells, singles),
+        rows=[REFERENCE, *rows],
+        schemes=schemes,
+        judges=judges,
+        numbers=pd.concat([tidy["reference"], tidy["measured"]], ignore_index=True),
+        singles=tidy["seed"],
+        marks=marks,
+        notes=[*_several(cells), *notes.lines()],
+    )
 
 
-def _caption(cells: pd.DataFrame) -> str:
-    """What a number of the table means: suite, data, threat, images, judges, interval, protocol."""
+def _tidy(cells: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
+    """Cells with the columns of the CSV, and their types."""
+    names = [*_GROUP, "row", "encoder", "kind", "scheme", "judge"]
+    whole = dict.fromkeys(["n", "right", "seeds", "passes", *seeds], "Int64")
+    real = dict.fromkeys(["accuracy", "low", "high", "spread"], "float64")
+    made = cells.reindex(columns=[*names, *_NUMBERS, *seeds])
+    return made.astype({**dict.fromkeys(names, str), **real}).astype(whole).reset_index(drop=True)
+
+
+def _caption(cells: pd.DataFrame, singles: pd.DataFrame) -> str:
+    """What a number of the table means: suite, data, threat, images, attacks, interval, seeds, protocol, trust."""
     first = cells.iloc[0]
     threat = f"{first['norm']} {first['eps']} ({first['radius']:.5g})"
-    attacks = _stated(cells, cells["judges"].map(lambda text: attack_text(json.loads(text))))
     protocol = _stated(cells, cells["protocol"].astype(str))
+    seeds = _stated(cells, over_seeds.told(cells, singles))
+    least = 100 * detectable(int(cells["n"].min()))
     parts = [
         f"{first['suite']}: {first['data']}, {threat}, {_images(cells)}",
-        "accuracy in percent with 95 % Wilson intervals",
-        attacks,
+        "accuracy in percent with 95 % Wilson intervals over images",
+        f"rows are told apart, unpaired, from {least:.1f} points on",
+        *([f"seeds: {seeds}"] if seeds else []),
+        _attacks(cells),
         *([f"protocol: {protocol}"] if protocol else []),
+        f"reliability: {_trusted(cells)}",
     ]
     return "; ".join(parts) + "."
+
+
+def _attacks(cells: pd.DataFrame) -> str:
+    """The fingerprint behind every column; of columns without one, the names of their attacks."""
+    held = {judge: _prints(part) for judge, part in cells.groupby("judge", observed=True) if judge != CLEAN}
+    known = [f"{heading(str(judge))}: {', '.join(of)}" for judge, of in held.items() if any(of)]
+    bare = {str(judge).partition(" [")[0] for judge, of in held.items() if not any(of)}
+    texts = [{name: of for name, of in json.loads(text).items() if name in bare} for text in cells["judges"]]
+    plain = _stated(cells, pd.Series([attack_text(text) for text in texts], index=cells.index)) if bare else ""
+    return "; ".join([*([plain] if plain else []), *known])
+
+
+def _prints(cells: pd.DataFrame) -> list[str]:
+    """The fingerprints of a column: several where they differ by their seeds alone."""
+    return [str(of) for of in dict.fromkeys(cells["fingerprint"]) if of]
+
+
+def _several(cells: pd.DataFrame) -> list[str]:
+    """The notes that say which attack is behind `AA [1]`."""
+    made = []
+    for judge, part in cells.groupby("judge", observed=True):
+        name, apart, number = str(judge).partition(" [")
+        if apart:
+            made.append(f"[{number} {heading(name)}: {', '.join(_prints(part)) or 'no fingerprint is recorded'}.")
+    return made
+
+
+def _trusted(cells: pd.DataFrame) -> str:
+    """How many numbers are of which verdict."""
+    counts = cells["reliability"].value_counts()
+    told = [f"{counts[name]} {name}{sign}" for name, sign in _SIGNS.items() if name in counts]
+    return told[0].partition(" ")[2] if len(told) == 1 else ", ".join(told) + " numbers"
 
 
 def _images(cells: pd.DataFrame) -> str:

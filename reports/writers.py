@@ -44,7 +44,8 @@ def terminal(table: Table) -> str:
     text = table.text()
     columns = ["scheme", "encoder", *(heading(judge) for judge in table.judges)]
     rows = [[scheme, row, *(text[row, scheme, judge] for judge in table.judges)] for scheme, row in table.lines()]
-    return f"{textwrap.fill(table.caption, 100)}\n\n{grid(columns, rows, names=2)}"
+    notes = "\n".join(textwrap.fill(note, 100) for note in table.notes)
+    return f"{textwrap.fill(table.caption, 100)}\n\n{grid(columns, rows, names=2)}" + (f"\n\n{notes}" if notes else "")
 
 
 def markdown(table: Table) -> str:
@@ -54,7 +55,8 @@ def markdown(table: Table) -> str:
     rows = [
         [str(name), *(str(cell) for cell in cells)] for name, cells in zip(wide.index, wide.to_numpy(), strict=True)
     ]
-    return f"{grid(columns, rows)}\n\n{table.caption}\n"
+    notes = "".join(f"\n- {note}" for note in table.notes)
+    return f"{grid(columns, rows)}\n\n{table.caption}\n" + (f"{notes}\n" if notes else "")
 
 
 def latex(table: Table) -> str:
@@ -70,12 +72,16 @@ def latex(table: Table) -> str:
         position_float="centering",
         caption=_escape(table.caption),
     )
-    return str(text)
+    end = r"\end{table}"
+    notes = "\\\\\n".join(_escape(note) for note in table.notes)
+    below = f"\\begin{{flushleft}}\\footnotesize\n{notes}\n\\end{{flushleft}}\n" if notes else ""
+    return str(text).replace(end, below + end)
 
 
 def tidy(of: Sequence[Table]) -> pd.DataFrame:
-    """The numbers of the tables below each other: shares in [0, 1], one row per cell of a table."""
-    return pd.concat([table.numbers for table in of], ignore_index=True)
+    """The numbers of the tables below each other: shares in [0, 1], one row per cell of a table, then per seed."""
+    parts = [part for table in of for part in (table.numbers, table.singles)]
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from robustcl.bench.attacks import Attack, Plain, judges
 from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
+from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.pace import duration
+from robustcl.bench.reliability import check
 from robustcl.bench.runner import make, prepare
 from robustcl.console import Display
 from robustcl.models.architecture import Architecture, read_architecture
@@ -59,6 +61,7 @@ def evaluate(
     batch_size: int = 256,
     index: Tensor | None = None,
     budget: float | None = None,
+    checks: bool = True,
 ) -> Evaluation:
     """Judge any torch classifier: raw images in, logits out, its normalisation inside.
 
@@ -66,7 +69,8 @@ def evaluate(
     images of the official split they are (default 0 to n - 1). `attacks` are names (`pgd-<steps>`, `autoattack`, or one
     of its members), `Attack` values, or callables `(model, x, y, threat, generator) -> x_adv`. Results do not depend on
     `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
-    stay as they are, and no global generator moves.
+    stay as they are, and no global generator moves. `checks` looks at up to 128 of the images for signs that the
+    numbers only look good (docs/trust.md), at 168 passes for each.
 
     With a `budget` (seconds) the images are judged in a fixed random order, in blocks of `batch_size`, until the time
     is over; whole blocks alone count, and one in any case (see `robustcl.bench.budget.within`). The evaluation is then
@@ -92,13 +96,22 @@ def evaluate(
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
     trial = Trial(threat=threat, judges=judges(attacks, classes, batch_size), seed=seed, batch=batch_size)
     names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
+    told = ""
     if budget is None:
-        return Evaluation(judge(model, whole, trial), whole.index.tolist(), threat=str(threat), judges=names)
-    records = _within(budget, model, whole, trial)
-    known = set(records["image"])
-    order = [image for image in whole.index.tolist() if image in known]
-    told = f"{len(order)} of {len(whole)} images in random order, budget {duration(budget)}"
-    return Evaluation(records, order, threat=str(threat), judges=names, protocol=told)
+        records = judge(model, whole, trial)
+    else:
+        records = _within(budget, model, whole, trial)
+        whole = whole.take(torch.isin(whole.index, torch.tensor(records["image"].unique(), device=device)))
+        told = f"{len(whole)} of {len(labels)} images in random order, budget {duration(budget)}"
+    return Evaluation(
+        records,
+        whole.index.tolist(),
+        threat=str(threat),
+        judges=names,
+        protocol=told,
+        fingerprints=fingerprints(trial.judges, threat, seed, classes),
+        checked=check(model, whole, trial, records) if checks else None,
+    )
 
 
 def _within(seconds: float, model: Model, images: Images, trial: Trial) -> pd.DataFrame:

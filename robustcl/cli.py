@@ -62,6 +62,7 @@ def evaluate(
         str | None, typer.Option(help="Judge images in random order for so long: 90s, 20m, 1.5h.")
     ] = None,
     models: Annotated[Path | None, typer.Option(help="RobustBench's files: FOLDER/cifar10/Linf/NAME.pt.")] = None,
+    save_adversarial: Annotated[Path | None, typer.Option(help="A .npz for the adversarial images.")] = None,
     scheme: Annotated[list[str] | None, typer.Option(help="MODEL is an encoder's file: finetune it first.")] = None,
     profile: Annotated[str | None, typer.Option(help="The recipe of the scheme.")] = None,
     layout: Annotated[str | None, typer.Option(help="Whose file MODEL is, such as advcl; default recognised.")] = None,
@@ -92,6 +93,7 @@ def evaluate(
         name=name,
         budget=budget,
         models=models,
+        save=save_adversarial,
         schemes=scheme or [],
         profile=profile,
         layout=layout,

@@ -44,6 +44,7 @@ class Asked:
     name: str | None = None
     budget: str | None = None
     models: Path | None = None
+    save: Path | None = None
     schemes: Sequence[str] = ()
     layout: str | None = None
     route: str | None = None
@@ -79,8 +80,9 @@ def encoder_suite(asked: Asked) -> tuple[str, Table]:
 
     `layout` and `route` say what the file does not. Errors: `UserError` for a file that is no encoder's.
     """
-    if asked.budget or asked.models:
-        raise UserError("--scheme: finetunes the encoder of a file first, expected neither --budget nor --models")
+    if asked.budget or asked.models or asked.save:
+        more = "neither --budget nor --models nor --save-adversarial"
+        raise UserError(f"--scheme: finetunes the encoder of a file first, expected {more}")
     data = _table(asked.data, [one for one in asked.overrides if one.startswith("data.")])
     test = Library().part(read_dataset(data, "--data"), "test")
     said = import_encoder(asked.target, layout=asked.layout, route=asked.route, shape=test.shape)[1]
@@ -115,10 +117,13 @@ def hear(asked: Asked) -> Hearing:
     images = library.part(data, "test", n).to(find_device(asked.device))
     bench = judges(asked.judges, images.classes, asked.batch)
     given = give(asked.target, images, norm=asked.norm, models=asked.models)
-    row, radii = asked.name or given.name, list(dict.fromkeys(threats))
+    row, radii = asked.name or given.name, sorted(set(threats), key=lambda threat: threat.eps)
+    if asked.save and (len(radii) > 1 or asked.budget or not asked.save.absolute().parent.is_dir()):
+        raise UserError(f"--save-adversarial {asked.save}: expected a file in a folder, one radius and no --budget")
     budget = read_budget(asked.budget) / len(radii) if asked.budget else None  # every radius has its share
-    cases = [
-        Case(
+    cases: list[Case] = []
+    for threat in radii:
+        case = Case(
             given=given,
             row=row,
             images=images,
@@ -128,9 +133,10 @@ def hear(asked: Asked) -> Hearing:
             seed=asked.seed,
             batch=asked.batch,
             budget=budget,
+            smaller=cases[-1] if cases and not budget else None,  # blocks are judged by themselves
+            save=asked.save,
         )
-        for threat in radii
-    ]
+        cases.append(case)
     store = Store(asked.runs or Path("runs") / _folder(row))
     for case in cases:
         admit(case, store)

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import robustcl
+from robustcl.bench.attacks import judges
 from robustcl.bench.budget import blocks
 from robustcl.bench.datasets.digits import Digits
+from robustcl.bench.pace import most
 from robustcl.models.architecture import read_architecture
 from robustcl.models.checkpoint import save_classifier, save_encoder
 from robustcl.models.classifier import Classifier
@@ -56,11 +58,12 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 
 FEW = ("--data", "digits", "--eps", "1/10", "--images", "24", "--attacks", "pgd-2,square")
+ALONE = ("--data", "digits", "--eps", "1/10", "--attacks", "pgd-2,apgd-ce")
 NAMES = ["pgd-2", "apgd-ce"]
 
 
 def judged(call: Call, *words: str, target: str = "their_net.py:make") -> str:
-    told = call("evaluate", target, "--data", "digits", "--eps", "1/10", "--attacks", "pgd-2,apgd-ce", *words)
+    told = call("evaluate", target, *ALONE, *words)
     assert told.code == 0, told.err
     return told.out
 
@@ -99,7 +102,7 @@ def test_dry_run_estimates_and_writes_nothing(call: Call, tmp_path: Path) -> Non
     told = call("evaluate", "their_net.py:make", *FEW, "--dry-run")
     assert told.code == 0
     assert "their_net:make on 24 images of digits, linf 1/10: pgd-2, square" in told.out
-    assert f"at most {24 * (1 + 5 + 5001):,} passes: " in told.out
+    assert f"at most {most(judges(['pgd-2', 'square'], 10, 256), 10, 24):,} passes: " in told.out
     assert "nothing was written" in told.out
     assert not (tmp_path / "runs").exists()
 
@@ -155,11 +158,43 @@ def test_the_folder_of_a_suite_is_refused(call: Call, tmp_path: Path) -> None:
     assert "written by suite 'quickstart', expected 'evaluate'" in told.line
 
 
-def test_several_radii_are_several_tables(call: Call) -> None:
-    out = judged(call, "--images", "10", "--eps", "1/20")
-    assert out.index("linf 1/10") < out.index("| as given | their_net:make")
-    assert "linf 1/20" in out
-    assert {str(eps) for eps in robustcl.frame("runs/evaluate-their_net-make")["eps"].unique()} == {"1/10", "1/20"}
+def test_several_radii_are_a_sweep_with_a_table_each(call: Call) -> None:
+    out = judged(call, "--images", "30", "--eps", "1/20")
+    assert out.index("linf 1/20") < out.index("linf 1/10")
+    records = robustcl.frame("runs/evaluate-their_net-make")
+    small, large = (records[(records["eps"] == eps) & (records["judge"] != "clean")] for eps in ("1/20", "1/10"))
+    broken = small[~small["right"]]
+    assert len(broken) > 0
+    taken = large.merge(broken[["image", "judge"]], on=["image", "judge"])
+    assert not taken["right"].any()
+    assert set(taken["passes"]) == {0}, "what a smaller ball broke costs nothing in a larger one"
+    told = call("evaluate", "their_net.py:make", *ALONE, "--images", "30")
+    assert told.code == 2
+    assert "smaller eps 1/20, now none" in told.line
+
+
+def test_adversarial_images_are_kept_and_judged_again(call: Call) -> None:
+    judged(call, "--images", "30", "--save-adversarial", "a.npz", "--runs", "first")
+    again = ("evaluate", "their_net.py:make", "--data", "digits", "--eps", "1/10", "--images", "30")
+    told = call(*again, "--attacks", "saved:a.npz", "--runs", "second")
+    assert told.code == 0, told.err
+    first, second = (robustcl.frame(folder) for folder in ("first", "second"))
+    worst = first.groupby("image")["right"].all()
+    assert second.groupby("image")["right"].all().equals(worst)
+    assert 0 < worst.sum() < first.groupby("image")["right"].first().sum()
+    Path("a.npz").unlink()
+    told = call(
+        "evaluate", "their_net.py:make", *ALONE, "--images", "30", "--save-adversarial", "a.npz", "--runs", "first"
+    )
+    assert told.code == 2
+    assert "a.npz: evaluate their_net:make at 1/10 is there without its adversarial images" in told.line
+
+
+@pytest.mark.parametrize("more", [["--eps", "1/20"], ["--budget", "1m"]])
+def test_adversarial_images_are_of_one_radius_and_of_all_images(call: Call, more: list[str]) -> None:
+    told = call("evaluate", "their_net.py:make", *FEW, "--save-adversarial", "a.npz", *more)
+    assert told.code == 2
+    assert "--save-adversarial a.npz: expected a file in a folder, one radius and no --budget" in told.line
 
 
 def test_a_budget_goes_on_where_it_stopped(call: Call) -> None:

@@ -10,10 +10,12 @@ import pytest
 from robustcl.pretraining.method import every
 from robustcl.reports.frame import frame, summary
 from robustcl.reports.pairs import pairs
-from robustcl.reports.table import in_order, row_names, tables
+from robustcl.reports.statistics import detectable
+from robustcl.reports.table import in_order, tables
 from robustcl.reports.writers import grid, markdown
 
-RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
 RUNS = sorted(path.parent for path in RESULTS.rglob("suite.json"))
 MINI = [path for path in RUNS if path.parent.name == "table1-mini"]
 SCHEMES = ("SLF", "AFF")
@@ -32,7 +34,7 @@ def ranking(records: pd.DataFrame, scheme: str) -> str:
     """Every encoder by its AA, and the encoders that it is above of by more than chance (paired, Holm, 5 %)."""
     numbers = summary(records)
     part = numbers[(numbers["scheme"] == scheme) & (numbers["judge"] == "autoattack")]
-    part = part.assign(row=row_names(part)).sort_values("accuracy", ascending=False, kind="stable")
+    part = part.assign(row=part["encoder"].astype(str)).sort_values("accuracy", ascending=False, kind="stable")
     found, order = pairs(records, scheme, "autoattack"), in_order(part)
     above = {
         row: [
@@ -66,6 +68,27 @@ def test_the_table_of_the_page_is_that_of_the_records(run: Path) -> None:
 @pytest.mark.parametrize("run", MINI, ids=name)
 def test_what_the_page_says_is_resolved_is(run: Path, scheme: str) -> None:
     assert squeezed(ranking(frame(run), scheme)) in squeezed(page(run))
+
+
+def test_where_square_beats_gradients_is_told() -> None:
+    """The numbers that docs/trust.md quotes."""
+    broken = {}
+    for run in MINI:
+        records = frame(run)
+        rows = records[records["headline"] & (records["attack"] == "square") & ~records["right"]]
+        cells = rows.groupby(["encoder", "scheme"], observed=True).size()
+        broken[run.name] = {key: int(count) for key, count in cells.items()}
+    told = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8")
+    assert f"breaks {broken['mnist']['random', 'AFF']} of 300" in told
+    assert f"and {broken['mnist']['trades', 'SLF']} of TRADES' under SLF" in told
+    assert broken["cifar10"] == {}
+
+
+@pytest.mark.parametrize(("n", "row"), [(300, 1), (1000, 2), (8000, 3), (10_000, 4)])
+def test_the_detectable_differences_of_the_page(n: int, row: int) -> None:
+    told = (ROOT / "docs" / "trust.md").read_text(encoding="utf-8").splitlines()
+    found = [f"{100 * detectable(n, disagree):.1f}" for disagree in (0.5, 0.2, 0.1)]
+    assert told[-5 + row] == f"| {n} | {' | '.join(found)} |"
 
 
 @pytest.mark.parametrize("run", MINI, ids=name)

@@ -67,13 +67,13 @@ class APGD(Attack):
         return {"ce": 2, "dlr": 3, "targeted": 4}[self.loss]
 
     def cost(self, classes: int, norm: Norm = "linf") -> int:
-        restarts, targets, shrinking = self._settings(classes, norm)
+        restarts, targets, shrinking = self.settings(classes, norm)
         evaluations = self.steps + (3 if shrinking else 1)
         ranking = int(self.loss == "targeted")
         return targets * restarts * (2 * self.samples * evaluations + ranking) + _FRAME
 
     def run(self, judge: Judge) -> None:
-        restarts, targets, shrinking = self._settings(judge.classes, judge.threat.norm)
+        restarts, targets, shrinking = self.settings(judge.classes, judge.threat.norm)
         given = {"n_iter": self.steps, "n_restarts": restarts, "eot_iter": self.samples, "use_largereps": shrinking}
         if self.loss == "targeted":
             engine = _build(judge, "autopgd_base.APGDAttack_targeted", n_target_classes=targets, **given)
@@ -82,8 +82,8 @@ class APGD(Attack):
         engine.logger = _Silent()  # it says what zero gradients there are; that is measured elsewhere
         _run(judge, engine.perturb, self.steps)
 
-    def _settings(self, classes: int, norm: Norm) -> tuple[int, int, bool]:
-        """Restarts, targets (1 where there are none) and whether the ball shrinks."""
+    def settings(self, classes: int, norm: Norm) -> tuple[int, int, bool]:
+        """What it runs with: restarts, targets (1 where there are none) and whether the ball shrinks."""
         restarts = self.restarts or (5 if norm == "l1" and self.loss == "ce" else 1)
         targets = min(self.targets or (5 if norm == "l1" else 9), classes - 1) if self.loss == "targeted" else 1
         return restarts, targets, norm == "l1" if self.shrinking is None else self.shrinking and norm == "l1"

@@ -79,12 +79,10 @@ def test_a_grid_has_a_reference_once_unless_it_goes_over_judging(desk: Path) -> 
     more = REFERENCE + '[grid]\n"pretrain.at.training.epochs" = [1, 2]\n'
     cells = prepare(write_suite(desk, more=more)).plan.cells
     assert [cell["encoder"] for cell in cells if cell["scheme"] == "as given"] == ["theirs"]
-    more = REFERENCE + '[grid]\n"judge.seed" = [1, 2]\n'.replace("judge.seed", "seeds.judge")
+    more = REFERENCE + '[grid]\n"judge.images" = [10, 20]\n'
     cells = prepare(write_suite(desk, more=more)).plan.cells
-    assert [cell["encoder"] for cell in cells if cell["scheme"] == "as given"] == [
-        "theirs (judge=1)",
-        "theirs (judge=2)",
-    ]
+    rows = [cell["encoder"] for cell in cells if cell["scheme"] == "as given"]
+    assert rows == ["theirs (images=10)", "theirs (images=20)"]
 
 
 def test_what_a_suite_resolves_to_names_its_references(desk: Path) -> None:

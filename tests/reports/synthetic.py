@@ -82,21 +82,36 @@ def answers(n: int, clean: int, robust: Mapping[str, int], judges: Mapping[str, 
     return records(rows)
 
 
-def save(path: Path, rows: pd.DataFrame, version: bytes = b"1") -> None:
-    """Write records as `bench` does."""
+def save(path: Path, rows: pd.DataFrame, version: bytes = b"1", about: Mapping[str, Any] | None = None) -> None:
+    """Write records as `bench` does, with what they say of themselves."""
     table = pa.Table.from_pandas(rows, schema=TYPES, preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(table.replace_schema_metadata({b"robustcl.records": version}), path)
+    told = {b"robustcl.about": json.dumps(about).encode()} if about else {}
+    pq.write_table(table.replace_schema_metadata({b"robustcl.records": version, **told}), path)
+
+
+def found(check: str, verdict: str, *judges: str) -> dict[str, Any]:
+    """A finding of a check, as a file holds it."""
+    next_ = "" if verdict == "ok" else f"help {check}"
+    return {
+        "check": check, "value": 0.5, "verdict": verdict, "found": f"half of {check}", "next": next_, "judges": judges
+    }  # fmt: skip
+
+
+def told(*findings: Mapping[str, Any]) -> dict[str, Any]:
+    """What records say of themselves where these findings were made."""
+    return {"reliability": {"findings": findings, "images": 128, "passes": 9000, "version": 1}}
 
 
 def write_run(folder: Path, cells: Sequence[tuple[Mapping[str, Any], pd.DataFrame | None]]) -> Path:
-    """A run folder with these cells; one without records is not finished."""
-    suite = {"schema": 1, "suite": "quickstart", "resolved": {}, "cells": [cell for cell, _ in cells]}
+    """A run folder with these cells; one without records is not finished. `about` of a cell goes into its records."""
+    shown = [{name: held for name, held in cell.items() if name != "about"} for cell, _ in cells]
+    suite = {"schema": 1, "suite": "quickstart", "resolved": {}, "cells": shown}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "suite.json").write_text(json.dumps(suite), encoding="utf-8")
     for one, rows in cells:
         if rows is not None:
-            save(folder / "evaluate" / one["stage"] / "records.parquet", rows)
+            save(folder / "evaluate" / one["stage"] / "records.parquet", rows, about=one.get("about"))
     return folder
 
 

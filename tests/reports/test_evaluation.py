@@ -49,7 +49,8 @@ def test_it_prints_as_the_table() -> None:
     caption, _, table = text.partition("\n\n")
     assert caption.replace("\n", " ") == (
         "linf 8/255 (0.031373), n = 360 images; accuracy in percent with 95 % Wilson intervals; "
-        "RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square; float32 judge."
+        "RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square; float32 judge; "
+        "reliability: unchecked."
     )
     head, rule, row = ([part.strip() for part in line.split("|")[1:-1]] for line in table.splitlines())
     assert head == ["SA", "RA (PGD-20)", "AA", "worst"]

@@ -45,6 +45,9 @@ def test_frame_holds_every_record_beside_its_cell(runs: Path) -> None:
         "seed_pretrain": 0,
         "seed_finetune": 0,
         "seed_judge": 0,
+        "fingerprints": "{}",
+        "reliability": "unchecked",
+        "findings": "",
     }
     types = {"image": "int32", "label": "int16", "right": "bool", "margin": "float32", "passes": "int32"}
     assert {name: str(made[name].dtype) for name in types} == types

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, ttest_rel
 
-from robustcl.reports.statistics import holm, mcnemar, wilson
+from robustcl.reports.statistics import detectable, holm, mcnemar, paired, wilson
 
 RNG = np.random.default_rng(0)
 
@@ -78,3 +78,41 @@ def test_holm_raises_no_false_alarm_above_its_level() -> None:
     g = np.random.default_rng(1)
     alarms = [(holm(g.random(20)) <= 0.05).any() for _ in range(2000)]
     assert np.mean(alarms) < 0.05 + 3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+@pytest.mark.parametrize("disagree", [0.5, 0.2, 0.1])
+@pytest.mark.parametrize("n", [100, 300, 1000, 10_000])
+def test_detectable_inverts_the_sample_size_of_mcnemar(n: int, disagree: float) -> None:
+    gap = detectable(n, disagree)
+    a, b = norm.ppf(0.975), norm.ppf(0.8)
+    assert (a * disagree**0.5 + b * (disagree - gap**2) ** 0.5) ** 2 / gap**2 == pytest.approx(n)
+
+
+def test_detectable_differences_are_detected_as_often_as_said() -> None:
+    n, disagree, times = 1000, 0.2, 600
+    gap = detectable(n, disagree)
+    g, hits = np.random.default_rng(1), 0
+    for _ in range(times):
+        draw = g.random(n)
+        a, b = draw < (disagree + gap) / 2, (draw >= (disagree + gap) / 2) & (draw < disagree)
+        hits += mcnemar(a, b) <= 0.05
+    assert 0.73 <= hits / times <= 0.86
+
+
+def test_a_difference_that_tables_cannot_show_is_capped() -> None:
+    assert detectable(1) <= 1.0
+    assert detectable(10_000) == pytest.approx(0.0198, abs=2e-4)
+
+
+def test_paired_agrees_with_scipy() -> None:
+    for _ in range(20):
+        a, b = RNG.integers(0, 4, 60) / 3, RNG.integers(0, 4, 60) / 3
+        assert paired(a, b) == pytest.approx(ttest_rel(a, b).pvalue)
+
+
+def test_paired_without_spread() -> None:
+    same = np.full(12, 1 / 3)
+    assert paired(same, same) == 1.0
+    assert paired(same + 1 / 3, same) == pytest.approx(2 * 0.5**12)
+    with pytest.raises(ValueError, match=r"shapes \(12,\) and \(3,\) differ"):
+        paired(same, same[:3])

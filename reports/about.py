@@ -1,0 +1,44 @@
+"""The only owner of reading what a records file says of itself: threat, fingerprints, protocol, reliability."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from robustcl.bench.findings import Reliability, read_reliability
+from robustcl.bench.records import ABOUT
+from robustcl.models.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a records file is: plain tables, the attack behind every judge, and what the checks found, if they ran."""
+
+    threat: Mapping[str, Any] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    reliability: Reliability | None = None
+
+
+def read_about(path: str | Path) -> About:
+    """What the records file `path` says of itself; nothing where it was written without.
+
+    Errors: `UserError` where the file is damaged.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        held = json.loads(metadata.get(ABOUT, b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged or truncated ({reason}), expected whole records") from None
+    checked = held.get("reliability")
+    return About(
+        threat=held.get("threat", {}),
+        fingerprints=held.get("fingerprints", {}),
+        protocol=held.get("protocol", {}),
+        reliability=read_reliability(checked, f"{path}") if checked else None,
+    )
