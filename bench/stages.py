@@ -131,6 +131,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         },
         seed=part["seed"],
         keep=folder / "progress" / "batches",
+        label=part.get("weights", ""),
         known=pq.read_table(smaller).to_pandas() if smaller else None,
         report=report,
     )

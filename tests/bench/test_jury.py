@@ -1,5 +1,6 @@
 """Judges that a suite defines itself, transfer between its encoders, and sweeps that take over what is broken."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.judge import Attack
 from robustcl.bench.library import Library
 from robustcl.bench.pgd import PGD
 from robustcl.bench.plan import Plan, plan
@@ -113,8 +115,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], Any]
     """The folders of a real run by the labels of their stages, and its job."""
     folder = tmp_path_factory.mktemp("jury")
     sweep = ("judge.sweep.eps=['1/20', '1/5', '2/5']", "judge.sweep.judges=['pgd-1', 'strong']")
-    longer = ("pretrain.at.training.epochs=4", "pretrain.other.training.epochs=4", "judge.images=100")
-    longer += ("finetune.SLF.training.epochs=15", "finetune.SLF.training.batch=64")
+    longer = ["pretrain.at.training.epochs=4", "pretrain.other.training.epochs=4", "judge.images=100"]
+    longer += ["finetune.SLF.training.epochs=15", "finetune.SLF.training.batch=64"]
     job = prepare(write_suite(folder, more=OWN), runs=folder / "runs", overrides=[ASKED, *sweep, *longer])
     make(job, Quiet(), workers=1)
     return {stage.label: job.place.store.folder(stage) for stage in job.plan.stages}, job
@@ -127,7 +129,7 @@ def test_records_are_those_of_the_attacks_from_python(run: tuple[dict[str, Path]
         for name in ("other", "at")
     )
     images = job.points[0].data.load().test.sample(100)
-    bench = {
+    bench: dict[str, list[Attack]] = {
         "strong": [PGD(steps=4, loss="margin", restarts=2)],
         "moved": [Transfer(source=source, attack=PGD(steps=3, verdict="last"))],
     }
@@ -153,3 +155,27 @@ def test_what_a_smaller_radius_broke_is_taken_over(run: tuple[dict[str, Path], A
             assert taken["margin"].to_dict() == broken["margin"].to_dict()
             total += len(taken)
     assert total > 0
+
+
+BARE = """
+import torch
+
+def make():
+    weight = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+    return lambda x: x.flatten(1) @ weight
+"""
+
+
+def test_a_bare_callable_beside_the_suite_is_judged_but_nothing_is_transferred_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    (tmp_path / "bare_of_theirs.py").write_text(BARE)
+    suite = write_suite(tmp_path, more=OWN + '[reference.theirs]\nfactory = "bare_of_theirs.py:make"\n')
+    with pytest.raises(UserError, match=r"tiny\.judge: 'moved' transfers from 'other', not to \[reference\]"):
+        prepare(suite, overrides=[ASKED])
+    job = prepare(suite, overrides=["judge.judges=['strong']", "table.rows=['at']"])
+    make(job, Quiet(), workers=1)
+    (theirs,) = (stage for stage in job.plan.stages if stage.label == "evaluate theirs at 1/10")
+    assert set(records(job.place.store.folder(theirs))["judge"]) == {"clean", "strong"}

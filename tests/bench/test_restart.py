@@ -1,15 +1,19 @@
 """A real kill -9 in the middle of every kind of attack, and the resumed records, byte for byte."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from robustcl.bench import records
-from robustcl.bench.evaluate import judge
+from robustcl.bench.evaluate import Trial, judge
+from robustcl.models.threat import Threat
 from tests.bench.killed import ATTACKS, Counting, setting
+from tests.bench.tiny import images_for, network
 
 ROOT = Path(__file__).parents[2]
 NAMES = [*ATTACKS, "wrapped"]
@@ -37,3 +41,18 @@ def test_resumed_after_kill_9_the_records_are_the_same_bytes(killed: Path, tmp_p
     records.write(tmp_path / "again.parquet", judge(again, *setting(name, killed / name)))
     assert again.calls < whole.calls, "finished batches are not attacked again"
     assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_lost_batches_come_back_the_same_in_every_norm(tmp_path: Path, norm: Any) -> None:
+    """The package's attacks keep state from batch to batch, as where a ball shrinks; none of it may count."""
+    model = network(size=6)
+    images = images_for(model, 18, size=6)
+    threat = Threat({"l2": "1/5", "l1": "1/2"}[norm], norm=norm)
+    given = Trial(threat=threat, judges={name: [attack] for name, attack in ATTACKS.items() if name != "transfer"})
+    kept = dataclasses.replace(given, keep=tmp_path, batch=4)
+    first = judge(model, images, kept)
+    for path in sorted(tmp_path.glob("*.npz"))[::2]:
+        path.unlink()
+    assert judge(model, images, kept).equals(first)
+    assert set(first["right"]) == {True, False}
