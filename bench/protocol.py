@@ -25,7 +25,7 @@ def terms(row: Row, outcome: Outcome, classifiers: Classifiers, test: Images) ->
         "epochs": scheme.training.epochs,
         "n_train": trained,
         "labels": classifiers.labels(scheme),
-        "held_out": n - trained,
+        "held_out": scheme.asked(n),
         "n": len(test),
         "split": "training, held out" if getattr(suite.target or suite.data, "holdout", None) else "test",
         "route": encoders.deployed(row.entry, row.route),

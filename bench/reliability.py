@@ -112,16 +112,16 @@ def _flat(loss: Tensor, point: Tensor, threat: Threat) -> Tensor:
 
 
 def _in_ball(records: pd.DataFrame, trial: Trial) -> Finding:
-    eps = float(trial.threat.eps)
-    beyond = records[records["distance"] > eps + 1e-6 * max(1.0, eps)]  # 1e-6: rounding of float32 images
+    eps, n = float(trial.threat.eps), len(records)
+    outside = records[records["distance"] > eps + 1e-6 * max(1.0, eps)]  # 1e-6: rounding of float32 images
     furthest = float(records["distance"].max()) - eps
     return Finding(
         check="in_ball",
-        value=len(beyond) / len(records),
-        verdict="unreliable" if len(beyond) else "ok",
-        found=f"{len(beyond)} of {len(records)} judged points lie outside the ball, the furthest by {furthest:.2g}",
+        value=len(outside) / n,
+        verdict="unreliable" if len(outside) else "ok",
+        found=f"{len(outside)} of {n} judged points lie outside the ball, the furthest {furthest:.1g} beyond eps",
         next="judge these records again: the threat that was projected on is not the one that is named",
-        judges=tuple(str(name) for name in beyond["judge"].unique()),
+        judges=tuple(str(name) for name in outside["judge"].unique()),
     )
 
 

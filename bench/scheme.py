@@ -44,7 +44,7 @@ class Scheme(Method):
 
     @property
     def held(self) -> int | None:
-        """Each how many-th training image is held out, to choose an epoch or for a rate that follows them; or None."""
+        """5 where every fifth training image is held out, to choose an epoch or for a rate that follows; or None."""
         follows = isinstance(self.training.schedule, Automatic)
         return self.validation if "best_val" in self.selection or follows else None
 
@@ -64,14 +64,19 @@ class Scheme(Method):
             return [self]
         return [replace(self, selection=(choice,)) for choice in self.selection]
 
+    def asked(self, n: int) -> int:
+        """How many of `n` training images are held out and asked after every epoch."""
+        return n // self.held if self.held else 0
+
     def trained(self, n: int) -> int:
-        """How many of `n` training images are trained on."""
-        return n - n // self.held if self.held else n
+        """How many of `n` training images are trained on; a monitor holds out some of its own."""
+        rest, monitor = n - self.asked(n), self.training.monitor
+        return rest - rest // monitor.hold_out if monitor else rest
 
     def passes(self, n: int) -> int:
         """Forward-equivalents of a run on `n` training images, those held out included."""
-        rest, each = self.trained(n), 2 + 2 * PGD20.steps if self.attacked else 1
-        return round(self.training.epochs * (rest * self.units + (n - rest) * each))
+        each = 2 + 2 * PGD20.steps if self.attacked else 1
+        return round(self.training.epochs * (self.trained(n) * self.units + self.asked(n) * each))
 
 
 def classes(width: int, targets: Targets) -> dict[str, nn.Module]:

@@ -243,3 +243,14 @@ def test_wrong_keys_of_finetune_are_one_line(tmp_path: Path, overrides: list[str
     with pytest.raises(UserError) as caught:
         read_suite(write_suite(tmp_path), overrides)
     assert says in one_line(caught.value)
+
+
+def test_a_scheme_says_what_it_trains_on_and_what_it_costs() -> None:
+    aff = schemes()["AFF"]
+    assert (aff.asked(50_000), aff.trained(50_000)) == (5_000, 45_000)
+    assert aff.passes(50_000) == 25 * (45_000 * 27 + 5_000 * 42)
+    last = read_scheme({"scheme": "AFF", "selection": ["last"]}, "x")
+    assert (last.asked(50_000), last.trained(50_000), last.passes(50_000)) == (0, 50_000, 25 * 50_000 * 27)
+    watched = read_scheme({"scheme": "SLF", "training": {"monitor": {"every": 5, "hold_out": 9}}}, "x")
+    assert (watched.asked(90), watched.trained(90)) == (9, 72)
+    assert schemes()["SLF"].passes(50_000) == 25 * (45_000 + 5_000)

@@ -18,11 +18,13 @@ from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.findings import Finding, Reliability, beyond, graded
 from robustcl.bench.pgd import PGD
 from robustcl.bench.reliability import PART, PASSES, check, cost
+from robustcl.models.checkpoint import load_classifier
 from robustcl.models.seeding import generator
 from robustcl.models.threat import Norm, Threat
 from robustcl.models.value import plain, value
 from robustcl.pretraining.images import Images
 from tests.bench.tiny import trained
+from tests.regression.regenerate import FOLDER, IMAGES, JUDGES, stored_threat
 
 THREAT = Threat("1/10")
 Answer = Callable[[nn.Module, Tensor], Tensor]
@@ -131,6 +133,15 @@ def test_an_honest_model_is_ok_under_a_black_box_too() -> None:
     of = check(hardened(), digits(), trial, records)
     assert of.verdict == "ok"
     assert found(of, "square_gain").value < 0.02
+
+
+def test_the_stored_judgement_of_autoattack_is_ok() -> None:
+    """An adversarially trained network with batch norm, and the records of the real AutoAttack, Square included."""
+    model = load_classifier(FOLDER / "classifier.safetensors")
+    trial = Trial(threat=stored_threat(), judges=judges(JUDGES, 10, 64), batch=64)
+    of = check(model, digits(IMAGES), trial, pd.read_parquet(FOLDER / "records.parquet"))
+    assert of.verdict == "ok", [finding for finding in of.findings if finding.verdict != "ok"]
+    assert found(of, "square_gain").found == "Square broke 0 of 96 images that autoattack's gradient attacks had left"
 
 
 def hard(inner: nn.Module, x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from robustcl.pretraining.method import Batch, Net, Targets, Training, build_net
 from robustcl.pretraining.partial import Partial, some
 from robustcl.pretraining.views import recipe
 
-SCHEME = Semi(weak=recipe("none"), training=Training(epochs=2, batch=10), share=0.2, validation=5)
+SCHEME = Semi(weak=recipe("none"), training=Training(epochs=1, batch=10), share=0.2, validation=5)
 THREAT = Threat("8/255")
 
 
