@@ -140,7 +140,7 @@ def test_a_classifier_of_real_digits_gets_the_verdicts_of_a_direct_call(norm: An
         torch.default_generator.manual_seed(1)
         layers = [nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 5, stride=2), nn.ReLU(), nn.Flatten()]
         model = nn.Sequential(*layers, nn.Linear(256, 10))
-    fitted(model, train, steps=250, batch=128)
+    fitted(model, train, steps=600, batch=128)
     images, threat = test.sample(64), Threat(eps, norm=norm)
     records = ours(model, images, threat, 50, queries=1000)
     clean = records[records["judge"] == "clean"]["right"]
