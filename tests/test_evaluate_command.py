@@ -18,6 +18,7 @@ from robustcl.bench.attacks import judges
 from robustcl.bench.budget import blocks
 from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.pace import most
+from robustcl.bench.reliability import cost
 from robustcl.models.architecture import read_architecture
 from robustcl.models.checkpoint import save_classifier, save_encoder
 from robustcl.models.classifier import Classifier
@@ -102,7 +103,7 @@ def test_dry_run_estimates_and_writes_nothing(call: Call, tmp_path: Path) -> Non
     told = call("evaluate", "their_net.py:make", *FEW, "--dry-run")
     assert told.code == 0
     assert "their_net:make on 24 images of digits, linf 1/10: pgd-2, square" in told.out
-    assert f"at most {most(judges(['pgd-2', 'square'], 10, 256), 10, 24):,} passes: " in told.out
+    assert f"at most {most(judges(['pgd-2', 'square'], 10, 256), 10, 24) + cost(24):,} passes: " in told.out
     assert "nothing was written" in told.out
     assert not (tmp_path / "runs").exists()
 
@@ -113,7 +114,7 @@ def test_the_first_line_of_a_run_is_an_estimate(call: Call) -> None:
     )
     first = told.err.splitlines()[0]
     assert first.startswith("their_net:make on 9 images of digits")
-    assert f"at most {9 * 4} passes: " in first
+    assert f"at most {9 * 4 + cost(9):,} passes: " in first
 
 
 @pytest.mark.parametrize(
