@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 
 from robustcl.bench import finetuning, records
 from robustcl.bench.about import about, history
-from robustcl.bench.attacks import from_identity
+from robustcl.bench.attacks import Attack, from_identity
 from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.bench.imports import make_import, told_import
@@ -125,10 +126,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     assert threat is not None
     trial = Trial(
         threat=threat,
-        judges={
-            name: [from_identity(held, stage.label, sources) for held in attacks]
-            for name, attacks in part["judges"].items()
-        },
+        judges=_judges(stage, sources),
         seed=part["seed"],
         keep=folder / "progress" / "batches",
         label=part.get("weights", ""),
@@ -136,8 +134,17 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         report=report,
     )
     found = judge(classifier, images, trial)
-    records.write(folder / "records.parquet", found, about(stage, classifier, images, trial, found))
+    named = replace(trial, judges=_judges(stage, {name: name for name in sources}))  # as the suite says it
+    records.write(folder / "records.parquet", found, about(stage, classifier, images, named, found))
     return {}
+
+
+def _judges(stage: Stage, sources: Mapping[str, Any]) -> dict[str, list[Attack]]:
+    """The judges of a stage, `sources` standing for the encoders that transfer attacks start from."""
+    return {
+        name: [from_identity(held, stage.label, sources) for held in attacks]
+        for name, attacks in stage.part["judges"].items()
+    }
 
 
 def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:

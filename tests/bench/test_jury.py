@@ -21,6 +21,7 @@ from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.checkpoint import load_classifier
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Threat
+from robustcl.reports.about import read_about
 from tests.bench.tiny import Quiet, one_line, write_suite
 
 OWN = """
@@ -141,6 +142,19 @@ def test_records_are_those_of_the_attacks_from_python(run: tuple[dict[str, Path]
         for column in ("answer", "right", "step", "passes"):
             assert one[column].tolist() == other[column].tolist(), (name, column)
         assert torch.tensor(one["margin"].to_numpy()).allclose(torch.tensor(other["margin"].to_numpy()), atol=1e-5)
+
+
+def test_records_carry_the_fingerprints_of_the_suite_and_are_checked(run: tuple[dict[str, Path], Any]) -> None:
+    """Those of transfers too, whose source is a name in a suite and weights where it is run."""
+    folders, job = run
+    told = {cell["stage"]: cell["fingerprints"] for cell in job.plan.cells}
+    for label, folder in folders.items():
+        if label.startswith("evaluate "):
+            about = read_about(folder / "records.parquet")
+            assert about.fingerprints == told[folder.name]
+            assert about.reliability is not None
+    moved = next(of["moved"] for of in told.values() if "moved" in of)
+    assert moved.startswith("moved@transfer-other-pgd-3-last from other 3it step eps/4; linf 1/10; seed 0; sha:")
 
 
 @pytest.mark.parametrize("encoder", ["at", "other"])
