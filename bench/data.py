@@ -31,7 +31,7 @@ class DataSet(ABC):
     """A data set as a value: where it is, and which part of it is used; one file per data set in `bench/datasets`.
 
     With `train` the training split is a fixed random part of so many images. With `holdout`, for tuning, no test image
-    is judged: each `holdout`-th training image is held out of training and judged in their place.
+    is judged: one training image in `holdout`, always the same ones, is held out and judged in their place.
     """
 
     train: int | None = Field(default=None, ge=2)

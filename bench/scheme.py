@@ -22,7 +22,7 @@ class Scheme(Method):
     """How an encoder, on the one route that is deployed, becomes a classifier; one file per kind in `bench/schemes`.
 
     `selection` says which weights are judged: those of the `last` epoch, those of the best one on held-out training
-    images (`best_val`), or both. Each `validation`-th training image is held out where an epoch is chosen (5,000 of
+    images (`best_val`), or both. One training image in `validation` is held out where an epoch is chosen (5,000 of
     50,000). Where both are asked for, one run on the `rest` gives both, or with `last_on = "all"` the last epoch comes
     from a run on all images and the best one from another.
     """

@@ -71,8 +71,12 @@ class Images:
         return Images(*part, classes=self.classes, index=self.index.to(device), name=self.name)
 
     def hold_out(self, every: int) -> tuple["Images", "Images"]:
-        """All but each `every`-th image, and each `every`-th image: a part of the training split to choose on."""
-        held = torch.arange(len(self)) % every == every - 1
+        """All but one image in `every`, and that part: always the same ones, at random, to choose on.
+
+        At random, since a set whose order cycles through its classes would lose a whole one to each `every`-th image.
+        """
+        drawn = torch.randperm(len(self), generator=generator(0, "hold out"))[: len(self) // every]
+        held = torch.zeros(len(self), dtype=torch.bool).index_fill_(0, drawn, True)
         return self.take(~held), self.take(held)
 
 

@@ -31,7 +31,7 @@ def _over(given: object) -> object:
 class Monitor:
     """What is measured every `every` epochs and after the last one, for people to watch; nothing is chosen by it.
 
-    Each `hold_out`-th training image is left out of the training, and at most `images` of those, always the same ones,
+    One training image in `hold_out` is left out of the training, and at most `images` of those, always the same ones,
     are asked for their class: the `k` nearest un-augmented training images (cosine of the features) vote with the
     weight exp(cosine / `temperature`), as in Wu et al., CVPR 2018. Their true labels are read here alone, and only to
     watch. `ascent` attacks the vote of the whole bank, in eval mode.

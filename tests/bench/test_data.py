@@ -74,9 +74,9 @@ def test_npz_of_grey_images(tmp_path: Path, kind: Any) -> None:
 def test_a_holdout_judges_on_training_images_that_are_not_trained_on(tmp_path: Path) -> None:
     path = save(tmp_path, train_index=np.arange(12) + 100, test_images=arrays()["test_images"] * 0)
     train, held = Npz(path=path, holdout=4).load()
-    assert held.index.tolist() == [103, 107, 111]
+    assert len(held) == 3
     assert sorted([*train.index.tolist(), *held.index.tolist()]) == list(range(100, 112))
-    assert torch.equal(held.pixels, Npz(path=path).load().train.pixels[3::4])
+    assert torch.equal(held.pixels, Npz(path=path).load().train.pixels[held.index - 100])
     fewer, same = Npz(path=path, holdout=4, train=5).load()
     assert len(fewer) == 5
     assert same.fingerprint == held.fingerprint

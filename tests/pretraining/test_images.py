@@ -66,8 +66,17 @@ def test_parts_keep_their_place_in_the_official_split() -> None:
     assert part.index.tolist() == [14, 11]
     assert part.labels.tolist() == [1, 1]
     assert torch.equal(part.pixels, images.pixels[[4, 1]])
-    rest, held = images.hold_out(3)
-    assert (rest.index.tolist(), held.index.tolist()) == ([10, 11, 13, 14], [12, 15])
+
+
+def test_what_is_held_out_is_a_fixed_random_part_and_keeps_every_class() -> None:
+    n, classes = 600, 10
+    labels = torch.arange(n) % classes  # a set whose order cycles: each tenth image would be a whole class
+    images = Images(torch.zeros(n, 1, 2, 2, dtype=torch.uint8), labels, classes=classes, name="cyclic")
+    rest, held = images.hold_out(10)
+    assert (len(rest), len(held)) == (540, 60)
+    assert sorted([*rest.index.tolist(), *held.index.tolist()]) == list(range(n))
+    assert held.index.tolist() == sorted(held.index.tolist()) == images.hold_out(10)[1].index.tolist()
+    assert rest.labels.bincount().min() > 40
 
 
 def test_the_fingerprint_is_that_of_the_content() -> None:
