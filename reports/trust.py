@@ -94,4 +94,5 @@ class Notes:
 
 
 def _listed(cells: Sequence[str]) -> str:
-    return ", ".join(cells)
+    """The cells, or the first five where they are more than six: the marks show which."""
+    return ", ".join(cells) if len(cells) <= 6 else f"{', '.join(cells[:5])} and {len(cells) - 5} more"

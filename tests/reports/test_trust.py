@@ -14,7 +14,7 @@ from robustcl.reports.evaluation import Evaluation
 from robustcl.reports.frame import frame, summary
 from robustcl.reports.statistics import detectable
 from robustcl.reports.table import Table, tables
-from robustcl.reports.trust import small_n, with_small_n
+from robustcl.reports.trust import Notes, small_n, with_small_n
 from tests.reports.synthetic import JUDGES, answers, cell, found, told, write_run
 
 ROWS = answers(200, 180, {"pgd-20": 100, "autoattack": 80}, JUDGES)
@@ -140,6 +140,14 @@ def test_an_evaluation_shows_its_verdict() -> None:
                      checked=read_reliability(told()["reliability"], "x"))  # fmt: skip
     assert few.reliability is not None
     assert [one.check for one in few.reliability.against("pgd-20")] == ["small_n"]
+
+
+def test_a_note_on_many_cells_stays_short() -> None:
+    notes = Notes()
+    for number in range(9):
+        assert notes.mark(f"row {number}", [small_n(40)]) == "?(1)"
+    (line,) = notes.lines()
+    assert "(row 0, row 1, row 2, row 3, row 4 and 4 more)" in line
 
 
 def test_findings_that_are_damaged_are_one_line(tmp_path: Path) -> None:
