@@ -20,9 +20,10 @@ ABOVE_CHANCE, ABOVE_RANDOM = 1e-6, 1e-3
 class Probe:
     """What nearest neighbours knew: of `asked` held-out training images the class of `right` was voted rightly.
 
-    `chance` is the larger of 1/classes and the share of the commonest class; `p` is the exact one-sided binomial
-    probability to be as good by chance. `random_right` is what an untrained encoder of the same shape got on the same
-    images, `p_random` the exact one-sided sign test on those of which just one of the two was right.
+    `chance` is the larger of 1/classes and the share of the commonest class among the training images; `p` is the exact
+    one-sided binomial probability to be as good by chance. `random_right` is what an untrained encoder of the same
+    shape got on the same images, `p_random` the exact one-sided sign test on those of which just one of the two was
+    right.
     """
 
     asked: PositiveInt
@@ -56,7 +57,7 @@ def probe(encoder: Encoder, images: Images, where: str) -> Probe:
     """
     rest, held = images.hold_out(HOLD_OUT)
     bank, asked = rest.sample(BANK), held.sample(ASKED)
-    chance = max(1 / images.classes, float(asked.labels.bincount().max()) / max(1, len(asked)))
+    chance = max(1 / images.classes, float(images.labels.bincount().max()) / len(images))
     if chance ** len(asked) >= ABOVE_CHANCE:
         raise UserError(
             f"{where}: {len(asked)} held-out images are too few to probe it, expected more; set probe = false"

@@ -74,8 +74,8 @@ def test_an_encoder_that_knows_nothing_is_refused() -> None:
 
 
 def test_chance_is_that_of_the_commonest_class() -> None:
-    whole = images(noise=0.05)
-    labels = torch.where(torch.arange(400) % 10 < 9, 0, whole.labels)
+    whole = images(n=1200, noise=0.05)
+    labels = torch.where(torch.arange(1200) % 10 < 9, 0, whole.labels)
     skewed = Images(whole.pixels, labels, classes=4, name="skewed")
     with pytest.raises(UserError, match="chance"):
         probe(encoder(), skewed, "x")
