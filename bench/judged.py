@@ -39,7 +39,7 @@ def admit(case: Case, store: Store) -> None:
         made = store.note(case.stages[0])["made"].get("adversarial")
         if not case.save.exists() or Saved(path=case.save).content != made:
             raise UserError(
-                f"{case.save}: {case.label} is there without its adversarial images (no file, or of another judgement), "
+                f"{case.save}: {case.label} is there without its adversarial images (none, or of another judgement), "
                 "expected the file that was written with it, or another --runs folder"
             )
 
