@@ -323,6 +323,8 @@ def test_what_is_no_number_proposes_nothing() -> None:
 
 def test_a_model_that_counts_its_answers_is_left_as_it_was() -> None:
     class Counts(nn.Module):
+        asked: Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.inner = network()

@@ -173,7 +173,9 @@ def test_callables_are_told_apart_by_what_they_bring_along() -> None:
 
     for kind in (noise, Noise):
         assert said(kind(0.1)) == said(kind(0.1)) != said(kind(0.2))
-    assert said(functools.partial(Noise(0.1), threat=1)) != said(functools.partial(Noise(0.1), threat=2))
+    assert said(functools.partial(Noise(0.1), threat=Threat("1/8"))) != said(
+        functools.partial(Noise(0.1), threat=THREAT)
+    )
     typed: dict[str, Any] = {}
     exec("def typed(model, x, y, threat, source): return x", typed)
     assert said(typed["typed"]).startswith("typed@(a callable)")
