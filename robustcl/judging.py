@@ -18,6 +18,7 @@ from robustcl.bench.library import Library
 from robustcl.bench.pace import duration, measure
 from robustcl.bench.runner import find_device
 from robustcl.bench.store import Store
+from robustcl.bench.suite import Imported
 from robustcl.bench.tables import override
 from robustcl.console import Display
 from robustcl.models.convert import import_encoder
@@ -78,21 +79,28 @@ class Hearing:
 def encoder_suite(asked: Asked) -> tuple[str, Table]:
     """The name and the tables of the suite that finetunes the encoder of a file under `schemes` and judges it.
 
-    `layout` and `route` say what the file does not. Errors: `UserError` for a file that is no encoder's.
+    `layout` and `route` say what the file does not, and `--set pretrain.<row>.stem` (`mean`, `std`) what the layout
+    has otherwise. Errors: `UserError` for a file that is no encoder's.
     """
     if asked.budget or asked.models or asked.save:
         more = "neither --budget nor --models nor --save-adversarial"
         raise UserError(f"--scheme: finetunes the encoder of a file first, expected {more}")
     data = _table(asked.data, [one for one in asked.overrides if one.startswith("data.")])
     test = Library().part(read_dataset(data, "--data"), "test")
-    said = import_encoder(asked.target, layout=asked.layout, route=asked.route, shape=test.shape)[1]
-    given = {"checkpoint": asked.target, "layout": asked.layout, "route": asked.route}
     row = asked.name or Path(asked.target).stem
+    given = {"checkpoint": asked.target, "layout": asked.layout, "route": asked.route}
+    tables: Table = {"pretrain": {row: {key: text for key, text in given.items() if text}}}
+    for one in asked.overrides:
+        if one.startswith("pretrain."):
+            override(tables, one)
+    entry = read(Imported, tables["pretrain"][row], f"--set pretrain.{row}")
+    kept = {key: getattr(entry, key) for key in ("layout", "route", "stem", "mean", "std")}
+    said = import_encoder(entry.checkpoint, shape=test.shape, **kept)[1]
     return _folder(row), {
         "data": data,
         "encoder": dict(said.network),
         "threat": {"norm": asked.norm, "eps": asked.eps[0]},
-        "pretrain": {row: {key: text for key, text in given.items() if text}},
+        **tables,
         "finetune": {**({"profile": asked.profile} if asked.profile else {}), **{name: {} for name in asked.schemes}},
         "judge": {
             "judges": asked.judges,
