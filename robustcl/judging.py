@@ -10,7 +10,7 @@ from robustcl.bench import judged
 from robustcl.bench.attacks import judges
 from robustcl.bench.budget import read_budget
 from robustcl.bench.case import Case
-from robustcl.bench.data import read_dataset
+from robustcl.bench.data import datasets, read_dataset
 from robustcl.bench.draft import set_name
 from robustcl.bench.given import give
 from robustcl.bench.judged import admit
@@ -117,7 +117,7 @@ def hear(asked: Asked) -> Hearing:
     for option in ("profile", "layout", "route"):
         if getattr(asked, option):
             raise UserError(f"--{option}: of an encoder to finetune, expected --scheme with it, such as --scheme SLF")
-    threats = [read(Threat, {"norm": asked.norm, "eps": eps}, "--eps") for eps in asked.eps]
+    threats = [_threat(asked.norm, eps) for eps in asked.eps]
     data, library = read_dataset(_table(asked.data, asked.overrides), "--data"), Library()
     n, whole = asked.images, library.part(data, "test")
     if n is not None and n > len(whole):
@@ -189,6 +189,13 @@ def estimate(hearing: Hearing) -> str:
     return f"{line}; budget {duration(case.budget)}{each}, in blocks of {case.batch} images{hint}"
 
 
+def _threat(norm: str, eps: str) -> Threat:
+    try:
+        return read(Threat, {"norm": norm, "eps": eps}, "--eps")
+    except UserError as error:
+        raise UserError(str(error).replace("--eps.norm: ", "--norm: ")) from None
+
+
 def _folder(row: str) -> str:
     return f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '-', row)}"
 
@@ -205,6 +212,12 @@ def _table(text: str, overrides: Sequence[str]) -> Table:
         if not colon and Path(name).suffix == ".npz":
             raise UserError(f"--data {text}: expected the kind before the path; did you mean 'npz:{text}'?")
         table = {"name": name, **({"path": path} if colon else {})}
+        kind = datasets().get(name)
+        given = path or any(one.partition("=")[0].strip() == "data.path" for one in overrides)
+        if kind and "path" in kind.__dataclass_fields__ and not given:
+            what = {"npz": "cifar10.npz", "folder": "images/"}.get(name, "data")
+            hint = f"; 'robustcl fetch {name} data' downloads it" if what == "data" else ""
+            raise UserError(f"--data {text}: expected where it lies, such as --data {name}:{what}{hint}")
     whole = {"data": table}
     for given in overrides:
         top = given.partition(".")[0]

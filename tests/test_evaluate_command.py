@@ -298,7 +298,15 @@ def test_a_wrong_model_is_one_line(call: Call, target: str, says: str) -> None:
         (["--data", "npz:nothing.npz", "--eps", "1/10"], "nothing.npz: no such file"),
         (["--data", "{name = ", "--eps", "1/10"], "not a TOML table"),
         (["--data", "digits", "--eps", "0.0314"], "did you mean '8/255'?"),
-        (["--data", "digits", "--eps", "1/10", "--norm", "l3"], "expected 'linf', 'l2' or 'l1'"),
+        (
+            ["--data", "digits", "--eps", "1/10", "--norm", "l3"],
+            "robustcl: --norm: 'l3' is wrong, expected 'linf', 'l2'",
+        ),
+        (["--data", "npz", "--eps", "1/10"], "--data npz: expected where it lies, such as --data npz:cifar10.npz"),
+        (
+            ["--data", "cifar10", "--eps", "1/10"],
+            "such as --data cifar10:data; 'robustcl fetch cifar10 data' downloads",
+        ),
         (["--data", "digits", "--eps", "1/10", "--images", "999"], "expected at most the 360 test images"),
         (["--data", "digits", "--eps", "1/10", "--attacks", "pdg-20"], "did you mean 'pgd-20'?"),
         (["--data", "digits", "--eps", "1/10", "--budget", "20"], "such as 20m"),
