@@ -1,6 +1,7 @@
 """The only owner of who judges: names, values and callables to lists of attacks; wrapped callables; identities."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from robustcl.bench.judge import Attack as Attack
 from robustcl.bench.judge import Judge as Judge
 from robustcl.bench.pgd import PGD
 from robustcl.bench.transfer_attack import Transfer
+from robustcl.models.checkpoint import fingerprint
 from robustcl.models.errors import UserError, nearest
 from robustcl.models.seeding import generator
 from robustcl.models.threat import Norm, Threat
@@ -61,8 +63,7 @@ def identity(attack: Attack) -> dict[str, Any]:
     """What tells this attack from another in a key: its kind, version and fields."""
     kind = {"kind": type(attack).__name__, "version": attack.version}
     if isinstance(attack, Wrapped):
-        code = inspect.getsource(attack.function) if inspect.isfunction(attack.function) else repr(attack.function)
-        return {**kind, "name": attack.name, "code": code}
+        return {**kind, "name": attack.name, **_code(attack.function)}
     if isinstance(attack, Transfer):
         return {**kind, "source": attack.source_identity, "attack": identity(attack.attack)}
     if isinstance(attack, Saved):
@@ -100,6 +101,41 @@ def from_identity(held: Mapping[str, Any], where: str, sources: Mapping[str, nn.
         return Transfer(source=sources[held["source"]], attack=from_identity(held["attack"], where, sources))
     fields = {name: part for name, part in held.items() if name not in ("kind", "version")}
     return read(kinds[held["kind"]], fields, where)
+
+
+def _code(function: Any) -> dict[str, Any]:
+    """What tells one callable from another: its code, and the values that it brings along."""
+    if isinstance(function, functools.partial):
+        return {**_code(function.func), "given": _told([function.args, sorted(function.keywords.items())])}
+    if inspect.ismethod(function):
+        return {**_code(function.__func__), "self": _told(function.__self__)}
+    if not inspect.isfunction(function):
+        call, fields = type(function).__call__, getattr(function, "__dict__", None)
+        code = _source(call) if inspect.isfunction(call) else type(function).__qualname__
+        return {"code": code, "self": repr(function) if fields is None else _told(sorted(fields.items()))}
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    held = [cells, function.__defaults__, function.__kwdefaults__]
+    return {"code": _source(function), **({"held": _told(held)} if any(held) else {})}
+
+
+def _source(function: Any) -> str:
+    try:
+        return inspect.getsource(function)
+    except OSError:  # typed in, and not read from a file
+        return f"{function.__code__.co_code.hex()} {function.__code__.co_consts} {function.__code__.co_names}"
+
+
+def _told(thing: Any) -> str:
+    """A value as text. What has no text of its own is told by its address, so that two are never taken for one."""
+    if isinstance(thing, nn.Module):
+        return fingerprint(thing)
+    if isinstance(thing, Tensor):
+        return repr(thing.tolist())
+    if isinstance(thing, list | tuple):
+        return f"[{', '.join(map(_told, thing))}]"
+    if inspect.isfunction(thing):
+        return _source(thing)
+    return repr(thing)
 
 
 def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[str, Sequence[Attack]]:

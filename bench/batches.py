@@ -47,8 +47,8 @@ class Batches:
     def restore(self, judge: Judge, order: int) -> None:
         """Give `judge` back every finished batch of the attack number `order`.
 
-        A batch is one of images, and not of places: where a model is right on other images than before (it draws, or its
-        device rounds anew), places hold other images, and what is not of these is attacked again.
+        A batch is one of images, and not of places: where a model is right on other images than before (it draws, or
+        its device rounds anew), places hold other images, and what is not of these is attacked again.
         """
         if self.folder is None:
             return

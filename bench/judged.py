@@ -1,5 +1,6 @@
 """The only owner of judging a given classifier into a run folder: its stages, its cells, and what a cell refuses."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +19,12 @@ from robustcl.bench.evaluate import judge
 from robustcl.bench.executors import Watch
 from robustcl.bench.pace import duration
 from robustcl.bench.provenance import provenance
-from robustcl.bench.store import Stage, Store
+from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models.errors import UserError
 from robustcl.pretraining.images import Images
 
 SUITE = "evaluate"
+_BEGUN = "progress/cell.json"  # in the folder of a stage that is not finished: what it is to become
 
 
 def admit(case: Case, store: Store) -> None:
@@ -32,14 +34,21 @@ def admit(case: Case, store: Store) -> None:
     other weights, images, attacks or seed, it is refused, and nobody has to guess which of two numbers is shown.
     Errors: `UserError` that says what differs; where the folder is a suite's.
     """
+    place = (case.row, case.data, case.threat.norm, str(case.threat.eps))
     for held in store.cells(SUITE):
-        if _place(held) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
-            _refuse(held["part"], case, store)
+        if _place(held) == place:
+            _refuse(
+                held["part"], case, f"{store.root}: row '{case.row}' at {case.threat.norm} {case.threat.eps} is there"
+            )
+    for path in store.root.glob(f"*/.*/{_BEGUN}"):
+        held = _begun(path)
+        if held and _place(held) == place:
+            _refuse(held["part"], case, f"{path.parent.parent}: row '{case.row}' was interrupted")
     if case.save and all(store.has(stage) for stage in case.stages):
         made = store.note(case.stages[0])["made"].get("adversarial")
         if not case.save.exists() or Saved(path=case.save).content != made:
             raise UserError(
-                f"{case.save}: {case.label} is there without its adversarial images (no file, or of another judgement), "
+                f"{case.save}: {case.label} is there without its adversarial images (none, or of another judgement), "
                 "expected the file that was written with it, or another --runs folder"
             )
 
@@ -80,6 +89,8 @@ def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch,
 
     def work(folder: Path) -> Mapping[str, Any]:
         keep = folder / "progress" / "batches"
+        keep.mkdir(parents=True, exist_ok=True)
+        write_json(folder / _BEGUN, cell(case, stage))
         known = _read(case.smaller.stages[0], store) if case.smaller else None
         trial = replace(case.trial, keep=keep, save=case.save, known=known, report=report)
         found = judge(case.given.model, images, trial)
@@ -115,20 +126,24 @@ def _read(stage: Stage, store: Store) -> pd.DataFrame:
     return found.astype({"judge": str, "attack": str})
 
 
+def _begun(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError):  # finished meanwhile, or written by half: nothing to go on with
+        return {}
+
+
 def _place(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(cell[key] for key in ("encoder", "data", "norm", "eps"))
 
 
-def _refuse(held: Mapping[str, Any], case: Case, store: Store) -> None:
-    """Errors: `UserError` where the cell that is there is of another protocol."""
+def _refuse(held: Mapping[str, Any], case: Case, where: str) -> None:
+    """Errors: `UserError` where what is held there is of another protocol."""
     new = case.part
     odd = [key for key in new if held.get(key) != new[key]]
     if odd:
         told = "; ".join(f"{key} {_shown(held.get(key))}, now {_shown(new[key])}" for key in odd)
-        raise UserError(
-            f"{store.root}: row '{case.row}' at {case.threat.norm} {case.threat.eps} is there with {told}; "
-            "expected the same, another --name or another --runs folder"
-        )
+        raise UserError(f"{where} with {told}; expected the same, another --name or another --runs folder")
 
 
 def _shown(part: Any) -> str:

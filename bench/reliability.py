@@ -150,7 +150,7 @@ def _black_box_gain(records: pd.DataFrame, judges: Mapping[str, Sequence[Attack]
                 value=broken / n,
                 verdict=graded(broken, n, 0.002, 0.02),
                 found=f"{', '.join(black)} broke {broken} of {n} images that {name} had left",
-                next="a black box sees what this attack does not: judge with autoattack too, and read the lowest column",
+                next="a black box finds what this attack does not: judge with autoattack, and read the lowest column",
                 judges=(name,),
             )
         )

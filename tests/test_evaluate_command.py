@@ -123,6 +123,9 @@ def test_an_interrupted_call_goes_on_from_its_batches(call: Call, tmp_path: Path
     kept = list((tmp_path / "runs/evaluate-their_net-Stops/evaluate").glob(".*/progress/batches/*.npz"))
     assert kept, "at least a batch was through"
     (tmp_path / "go").touch()
+    told = call(*words, "--seed", "1")
+    assert told.code == 2
+    assert "row 'their_net:Stops' was interrupted with seed 0, now 1; expected the same" in told.line
     assert call(*words).code == 0
     assert call(*words, "--runs", "whole").code == 0
     stopped, whole = (next((tmp_path / root).glob("evaluate/*/records.parquet")).read_bytes()

@@ -1,6 +1,7 @@
 """The only owner of the tests of fingerprints: what they say, what moves them, where they are written."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,31 @@ def check_what_is_written(runs: Path) -> None:
     numbers = summary(frame(runs))
     assert set(numbers["reliability"]) <= {"ok", "suspect", "unreliable"}
     assert numbers["why"].str.contains("small_n: 8 images").all()
+
+
+def test_callables_are_told_apart_by_what_they_bring_along() -> None:
+    """The same lines with another radius or step inside are another attack."""
+
+    def noise(size: float) -> Any:
+        def attack(model: Any, x: Tensor, y: Tensor, threat: Threat, source: Any) -> Tensor:
+            return x + size
+
+        return attack
+
+    class Noise:
+        def __init__(self, size: float) -> None:
+            self.size = size
+
+        def __call__(self, model: Any, x: Tensor, y: Tensor, threat: Threat, source: Any) -> Tensor:
+            return x + self.size
+
+    def said(attack: Any) -> str:
+        ((name, bench),) = judges([attack], 10, 4).items()
+        return fingerprint(name, bench, THREAT, 0)
+
+    for kind in (noise, Noise):
+        assert said(kind(0.1)) == said(kind(0.1)) != said(kind(0.2))
+    assert said(functools.partial(Noise(0.1), threat=1)) != said(functools.partial(Noise(0.1), threat=2))
+    typed: dict[str, Any] = {}
+    exec("def typed(model, x, y, threat, source): return x", typed)
+    assert said(typed["typed"]).startswith("typed@(a callable)")
