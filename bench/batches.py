@@ -41,11 +41,15 @@ class Batches:
             return
         arrays: dict[str, Any] = {name: held[rows].cpu().numpy() for name, held in judge.held.items()}
         buffer = io.BytesIO()
-        np.savez(buffer, rows=rows.cpu().numpy(), **arrays)
+        np.savez(buffer, rows=rows.cpu().numpy(), images=_images(judge, rows), **arrays)
         _write(self.folder / f"{order:03d}-{int(rows[0]):08d}.npz", buffer.getvalue())
 
     def restore(self, judge: Judge, order: int) -> None:
-        """Give `judge` back every finished batch of the attack number `order`."""
+        """Give `judge` back every finished batch of the attack number `order`.
+
+        A batch is one of images, and not of places: where a model is right on other images than before (it draws, or its
+        device rounds anew), places hold other images, and what is not of these is attacked again.
+        """
         if self.folder is None:
             return
         for path in sorted(self.folder.glob(f"{order:03d}-*.npz")):
@@ -55,10 +59,17 @@ class Batches:
             except (OSError, ValueError, EOFError, BadZipFile):
                 path.unlink()  # a batch that cannot be read is attacked again
                 continue
-            rows = arrays.pop("rows")
+            rows, images = arrays.pop("rows"), arrays.pop("images", None)
+            if images is None or rows.max() >= len(judge.y) or not np.array_equal(images.cpu(), _images(judge, rows)):
+                path.unlink()
+                continue
             for name, held in judge.held.items():
                 held[rows] = arrays[name]
             judge.done[rows] = True
+
+
+def _images(judge: Judge, rows: Tensor) -> Any:
+    return np.array([judge.images[int(row)] for row in rows], dtype=np.int64)
 
 
 def _check(folder: Path, path: Path, note: Note) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robustcl.bench.evaluate import Model, count_classes
 from robustcl.bench.foreign import blame, load
+from robustcl.bench.judge import global_draws
 from robustcl.bench.zoo import PREFIX, load_zoo
 from robustcl.models.checkpoint import fingerprint, load_classifier, read
 from robustcl.models.errors import UserError
@@ -22,7 +23,8 @@ _PROBE = 64  # images of the trial pass, at most
 class Given:
     """A classifier from outside: images in [0, 1] -> logits, in eval mode, on the device of the images it is tried on.
 
-    `weights` tells it from any other: the fingerprint of its tensors and layers or, of a bare callable, its answers.
+    `weights` tells it from any other: the fingerprint of its tensors and layers or, of a bare callable, its logits on
+    the first images.
     """
 
     name: str
@@ -92,9 +94,9 @@ def _ours(target: str) -> nn.Module:
 def _identity(model: Model, images: Images) -> str:
     if isinstance(model, nn.Module) and model.state_dict():
         return digest([fingerprint(model), repr(model)])
-    with torch.no_grad():
+    with torch.no_grad(), global_draws(images.pixels.device, 0, "identity"):
         answers: Tensor = model(images.floats(slice(0, _PROBE)))
-    return digest(answers.argmax(1).tolist())
+    return digest([[f"{logit:.3g}" for logit in row] for row in answers.tolist()])
 
 
 def _architecture(model: Callable[..., object]) -> str:

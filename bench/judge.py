@@ -25,8 +25,10 @@ class Counted(nn.Module):
         self.model, self.passes = model, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """The model's logits (n, classes)."""
+        """The model's logits (n, classes); where the image has no gradient, it is zero and not an error."""
         logits = self.model(x)
+        if torch.is_grad_enabled() and x.requires_grad and isinstance(logits, Tensor) and logits.dim() == 2:
+            logits = logits + 0 * x.flatten(1).sum(1, keepdim=True)
         self.passes += len(x)
         if isinstance(logits, Tensor) and logits.requires_grad:  # anything else is refused by who asked
             logits.register_hook(self._backward)
@@ -90,10 +92,12 @@ class Judge:
     def confirm(self, adversarial: Tensor, rows: Tensor, step: int | Tensor) -> Tensor:
         """Project these images, let the float32 model answer and keep what is broken: (len(rows),) bool.
 
-        `step` is where the attack stands, one number or one per row. Errors: `NumberError` where the model answers NaN.
+        `step` is where the attack stands, one number or one per row. A pixel that is no number proposes nothing: it is
+        that of the image. Errors: `NumberError` where the model answers NaN.
         """
         x, y = self.x[rows], self.y[rows]
         raw = adversarial.detach().float()
+        raw = torch.where(raw.isfinite(), raw, x)
         point = self.threat.project(raw, x)
         excess = (self.threat.distance(raw, x) - float(self.threat.eps)).clamp_min(0)
         self.outside[rows] = torch.maximum(self.outside[rows], excess)
@@ -155,7 +159,8 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 @contextmanager
 def frozen(model: Any) -> Iterator[None]:
-    """The model in eval mode and without weight gradients; every module's own mode and flag come back.
+    """The model in eval mode and without weight gradients; every module's own mode and flag come back, and so do its
+    buffers, which some models change whenever they answer.
 
     Errors: `UserError` for parameters that are not float32, in which the verdict is given.
     """
@@ -167,6 +172,7 @@ def frozen(model: Any) -> Iterator[None]:
         raise UserError(f"model: parameters of type {half[0]}, expected float32, in which the verdict is given")
     modes = {module: module.training for module in model.modules()}
     flags = {p: p.requires_grad for p in model.parameters()}
+    held = {buffer: buffer.clone() for buffer in model.buffers()}
     model.eval()
     model.requires_grad_(False)
     try:
@@ -176,6 +182,10 @@ def frozen(model: Any) -> Iterator[None]:
             module.training = mode
         for p, flag in flags.items():
             p.requires_grad_(flag)
+        with torch.no_grad():
+            for buffer, before in held.items():
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
 
 
 @contextmanager

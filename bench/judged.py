@@ -11,6 +11,7 @@ import torch
 
 from robustcl.bench import records
 from robustcl.bench.about import about
+from robustcl.bench.adversarial import Saved
 from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.case import Case, cell
 from robustcl.bench.evaluate import judge
@@ -34,10 +35,13 @@ def admit(case: Case, store: Store) -> None:
     for held in store.cells(SUITE):
         if _place(held) == (case.row, case.data, case.threat.norm, str(case.threat.eps)):
             _refuse(held["part"], case, store)
-    if case.save and not case.save.exists() and all(store.has(stage) for stage in case.stages):
-        raise UserError(
-            f"{case.save}: {case.label} is there without its adversarial images, expected another --runs folder"
-        )
+    if case.save and all(store.has(stage) for stage in case.stages):
+        made = store.note(case.stages[0])["made"].get("adversarial")
+        if not case.save.exists() or Saved(path=case.save).content != made:
+            raise UserError(
+                f"{case.save}: {case.label} is there without its adversarial images (no file, or of another judgement), "
+                "expected the file that was written with it, or another --runs folder"
+            )
 
 
 def make(case: Case, store: Store, watch: Watch) -> None:
@@ -81,7 +85,8 @@ def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch,
         found = judge(case.given.model, images, trial)
         told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
         records.write(folder / "records.parquet", found, told)
-        return {**provenance(), "device": str(images.pixels.device)}
+        kept = {"adversarial": Saved(path=case.save).content} if case.save else {}
+        return {**provenance(), "device": str(images.pixels.device), **kept}
 
     store.make(stage, work)
     watch.finished(stage)

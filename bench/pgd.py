@@ -122,7 +122,7 @@ class PGD(Attack):
                 logits = model(point)
                 (found,) = torch.autograd.grad(self._loss(logits, labels, goal), point)
             total, gradient = total + logits.detach(), gradient + found
-        return total / self.samples, gradient / self.samples
+        return total / self.samples, (gradient / self.samples).nan_to_num(0, 0, 0)  # no number, no direction
 
     def _loss(self, logits: Tensor, labels: Tensor, goal: Tensor) -> Tensor:
         targeted = self.target != "none"

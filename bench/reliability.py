@@ -37,10 +37,10 @@ def check(model: Model, images: Images, trial: Trial, records: pd.DataFrame, par
     with torch.no_grad(), frozen(counted), global_draws(images.labels.device, trial.seed, "checks"):
         look = _look(counted, few, trial)
         findings = [_in_ball(records, trial), *_square_gain(records, trial.judges)]
+        findings += _black_box_gain(records, trial.judges)
         findings += [look_for(look, trial.judges) for look_for in (_logits, _randomised, _zero_gradient)]
-        if look.differentiable:
-            # A softmax that is saturated blinds the cross-entropy, and that alone: its judges are told already.
-            findings += climbs(counted, few, trial, "margin" if look.saturated else "ce")
+        # A softmax that is saturated blinds the cross-entropy, and that alone: its judges are told already.
+        findings += climbs(counted, few, trial, "margin" if look.saturated else "ce")
     told = tuple(one if one.verdict != "ok" else replace(one, next="") for one in findings)
     return Reliability(findings=told, images=len(few), passes=counted.passes)
 
@@ -59,7 +59,6 @@ class _Look:
     labels: Tensor
     flat_entropy: Tensor
     flat_margin: Tensor
-    differentiable: bool
 
     @property
     def right(self) -> Tensor:
@@ -81,34 +80,24 @@ class _Look:
 
 def _look(model: Counted, images: Images, trial: Trial) -> _Look:
     found: list[tuple[Tensor, ...]] = []
-    differentiable = True
     for rows in torch.arange(len(images), device=images.labels.device).split(trial.batch):
         x, y = images.floats(rows), images.labels[rows]
         with torch.enable_grad():
             point = x.clone().requires_grad_()
             logits = model(point)
-            differentiable &= bool(logits.requires_grad)
             entropy = nn.functional.cross_entropy(logits, y, reduction="sum")
             flat = [_flat(loss, point, trial.threat) for loss in (entropy, margins(logits, y).sum())]
         found.append((logits.detach().float(), model(x).float(), y, *flat))
     logits, again, labels, entropy, margin = (torch.cat(column) for column in zip(*found, strict=True))
-    return _Look(
-        logits=logits,
-        again=again,
-        labels=labels,
-        flat_entropy=entropy,
-        flat_margin=margin,
-        differentiable=differentiable,
-    )
+    return _Look(logits=logits, again=again, labels=labels, flat_entropy=entropy, flat_margin=margin)
 
 
 def _flat(loss: Tensor, point: Tensor, threat: Threat) -> Tensor:
-    """(n,) whether the gradient moves no pixel: linf takes its sign, l2 and l1 need a size to divide by."""
-    if not loss.requires_grad:
-        return torch.ones(len(point), dtype=torch.bool, device=point.device)
+    """(n,) whether the gradient moves no pixel: linf takes its sign, l2 and l1 need a size to divide by; NaN moves
+    nothing well."""
     (gradient,) = torch.autograd.grad(loss, point, retain_graph=True)
-    size = gradient.flatten(1).abs().amax(1)
-    return size == 0 if threat.norm == "linf" else size < 1e-12
+    size = gradient.flatten(1).abs().amax(1)  # NaN where one pixel's is
+    return ~size.isfinite() | (size == 0 if threat.norm == "linf" else size < 1e-12)
 
 
 def _in_ball(records: pd.DataFrame, trial: Trial) -> Finding:
@@ -142,6 +131,29 @@ def _square_gain(records: pd.DataFrame, judges: Mapping[str, Sequence[Attack]]) 
                 "the lowest column",
             )
             found.append(finding)
+    return found
+
+
+def _black_box_gain(records: pd.DataFrame, judges: Mapping[str, Sequence[Attack]]) -> list[Finding]:
+    """Of every judge without Square: what a judge that begins with Square broke of what it had left."""
+    right = {name: rows.groupby("image")["right"].all() for name, rows in records.groupby("judge", observed=True)}
+    n, found = len(right["clean"]), []
+    black = [name for name, attacks in judges.items() if attacks[0].name.startswith("square")]
+    for name, attacks in judges.items():
+        if not black or any(attack.name.startswith("square") for attack in attacks):
+            continue
+        left = right[name][right[name]].index if name in right else pd.Index([])
+        broken = len({image for box in black for image in left if not right[box].get(image, True)})
+        found.append(
+            Finding(
+                check="square_gain",
+                value=broken / n,
+                verdict=graded(broken, n, 0.002, 0.02),
+                found=f"{', '.join(black)} broke {broken} of {n} images that {name} had left",
+                next="a black box sees what this attack does not: judge with autoattack too, and read the lowest column",
+                judges=(name,),
+            )
+        )
     return found
 
 

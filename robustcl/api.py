@@ -87,7 +87,7 @@ def evaluate(
     for name, number, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
         if not isinstance(number, int) or number < least:
             raise UserError(f"evaluate: {name} {number!r}, expected an integer of at least {least}")
-    if budget is not None and not budget > 0:
+    if budget is not None and (not isinstance(budget, int | float) or not budget > 0):
         raise UserError(f"evaluate: budget {budget!r}, expected seconds above 0")
     device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
     blank = torch.zeros(len(images), dtype=torch.int64)

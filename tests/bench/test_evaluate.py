@@ -294,3 +294,63 @@ def test_a_plain_callable_draws_the_same_after_a_restart(tmp_path: Path) -> None
     judge(model, images, kept)
     sorted(tmp_path.glob("*.npz"))[2].unlink()
     pd.testing.assert_frame_equal(judge(model, images, kept), whole)
+
+
+@pytest.mark.parametrize(
+    "name", ["pgd-3", "pgd-margin-3", "pgd-targeted-2", "apgd-ce-3", "apgd-t-3", "fab-2", "fab-t-2"]
+)
+def test_a_model_without_gradients_is_judged_all_the_same(name: str) -> None:
+    """Rounding to bytes, or no_grad inside: gradient attacks find nothing, and the checks say why."""
+    model = network()
+    images = images_for(model)
+    for blind in (lambda x: model(x).detach(), lambda x: model((255 * x).long() / 255)):
+        found = judge(blind, images, trial(names=(name,)))
+        assert set(found["judge"]) == {"clean", name}
+
+
+def test_what_is_no_number_proposes_nothing() -> None:
+    """A model that rounds to integers makes a finite answer of NaN: no image may be broken by it."""
+    model = network()
+    images = images_for(model)
+
+    def nothing(model: Any, x: Tensor, y: Tensor, threat: Any, source: Any) -> Tensor:
+        return x * float("nan")
+
+    found = judge(lambda x: model(x.nan_to_num(1.0)), images, trial(names=(nothing,)))
+    assert found.query("judge == 'nothing'")["right"].all()
+    assert (found["distance"] == 0).all()
+
+
+def test_a_model_that_counts_its_answers_is_left_as_it_was() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+            self.register_buffer("asked", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.asked += 1
+            answer: Tensor = self.inner(x)
+            return answer
+
+    model = Counts()
+    judge(model, images_for(model.inner), trial())
+    assert float(model.asked) == 0
+
+
+def test_kept_batches_are_of_images_and_not_of_places(tmp_path: Path) -> None:
+    """A model that is right on other images when it goes on must not hand their verdicts to their neighbours."""
+    model = network()
+    images, wrong = images_for(model), [False]
+
+    def moody(x: Tensor) -> Tensor:
+        """The first image that is right is wrong the second time."""
+        logits: Tensor = model(x)
+        first = (x - images.pixels[2]).abs().flatten(1).amax(1) < 1e-6
+        return torch.where(first[:, None] & wrong[0], -logits, logits)
+
+    kept = trial(keep=tmp_path, label="moody")
+    judge(moody, images, kept)
+    wrong[0] = True
+    again = judge(moody, images, kept)
+    pd.testing.assert_frame_equal(again, judge(moody, images, dataclasses.replace(kept, keep=None)))

@@ -262,7 +262,33 @@ def test_a_model_without_any_gradient_is_told_so() -> None:
 
     of = checked(Defended(frozen), Square())
     assert found(of, "zero_gradient").verdict == "unreliable"
-    assert {one.check for one in of.findings} == {"in_ball", "logits", "randomised", "zero_gradient"}
+    assert found(of, "large_eps").verdict == "unreliable"
+
+
+def test_a_judge_that_begins_with_square_tells_on_the_others() -> None:
+    """Two columns, PGD and Square, and not one judge of both: the PGD column is not to be believed either."""
+    masked = Defended(quantised)
+    trial = Trial(threat=THREAT, judges={"pgd-20": [PGD(steps=20)], "square": [Square()]}, batch=64)
+    records = judge(masked, digits(), trial)
+    of = found(check(masked, digits(), trial, records), "square_gain")
+    right = records.groupby(["judge", "image"])["right"].all().unstack("judge")
+    assert of.value == (right["pgd-20"] & ~right["square"].astype(bool)).sum() / 128 > 0.05
+    assert of.verdict == "unreliable"
+    assert of.judges == ("pgd-20",)
+
+
+def test_gradients_that_are_no_numbers_count_as_none() -> None:
+    class Root(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+            return gradient * float("nan")
+
+    of = checked(Defended(lambda inner, x: inner(Root.apply(x))))
+    assert found(of, "zero_gradient").verdict == "unreliable"
 
 
 def test_checks_are_cheap_repeat_and_leave_the_model_alone() -> None:
