@@ -27,7 +27,9 @@ def read_weights(path: Path) -> Any:
         head = file.read(512)
     if not head:
         raise UserError(f"{path}: empty, expected weights; was its download cut off?")
-    if head.lstrip()[:1] == b"<":
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: a pointer of git-lfs, expected weights; 'git lfs pull' fetches what it points to")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         raise UserError(f"{path}: a web page, expected weights; its download gave a page in place of the file")
     if head[8:9] == b"{":
         return _safetensors(path)

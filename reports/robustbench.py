@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import CLEAN, frame, summary
+from robustcl.reports.frame import CLEAN, frame
 from robustcl.reports.seeds import row_names
 from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
+from robustcl.reports.verdicts import summary
 
 JUDGE = "autoattack"
 STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose numbers their leaderboard takes

@@ -233,11 +233,15 @@ def test_a_random_encoder_is_suspect_in_its_records(tmp_path: Path, data: Path) 
 
 def test_what_was_not_probed_is_said(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "ABOVE_RANDOM", 2.0)  # every encoder is better than an untrained one
-    path = write(tmp_path, data, advcl(), '[table]\nrows = ["theirs", "theirs@normal"]\n')
+    path = write(tmp_path, data, advcl(), '[table]\nrows = ["theirs@normal"]\n')
     job = prepare(path, runs=tmp_path / "runs")
     make(job, Quiet(), workers=1)
     assert notes(job) == {"theirs@normal": "the probe asked route pgd of the imported encoder, not normal"}
-    job = prepare(path, runs=tmp_path / "runs", overrides=["pretrain.theirs.probe=false"])
+    own = ["pretrain.theirs.route=normal", "table.rows=['theirs']"]
+    job = prepare(path, runs=tmp_path / "runs", overrides=own)
+    make(job, Quiet(), workers=1)
+    assert not notes(job)
+    job = prepare(path, runs=tmp_path / "runs", overrides=[*own, "pretrain.theirs.probe=false"])
     make(job, Quiet(), workers=1)
     assert set(notes(job).values()) == {"the imported encoder was not asked whether it knows the images"}
 

@@ -74,6 +74,8 @@ def test_a_truncated_file_is_one_line(zipped: bool, tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html><title>Drive</title></html>", "a web page"),
+        (b"\xef\xbb\xbf<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of git-lfs"),
         (b"hello, world", "truncated or not a file of weights"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{'cut", "truncated or not a safetensors file"),
     ],
