@@ -1,10 +1,13 @@
 """The only owner of what a records file says of itself: threat, fingerprints, protocol and reliability."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from robustcl.bench.evaluate import Trial
+from robustcl.bench.findings import Finding
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.judge import Model
 from robustcl.bench.reliability import check
@@ -13,13 +16,19 @@ from robustcl.models.value import plain
 from robustcl.pretraining.images import Images
 
 
-def about(stage: Stage, model: Model, images: Images, trial: Trial, records: pd.DataFrame) -> dict[str, Any]:
-    """What is written beside the `records` that the stage's trial made of the model on the images, checks included."""
+def about(
+    stage: Stage, model: Model, images: Images, trial: Trial, records: pd.DataFrame, doubts: Sequence[Finding] = ()
+) -> dict[str, Any]:
+    """What is written beside the `records` that the stage's trial made of the model on the images, checks included.
+
+    `doubts` are what was found before it was judged.
+    """
+    found = check(model, images, trial, records)
     return {
         "threat": plain(trial.threat),
         "fingerprints": fingerprints(trial.judges, trial.threat, trial.seed, images.classes),
         "protocol": history(stage),
-        "reliability": plain(check(model, images, trial, records)),
+        "reliability": plain(replace(found, findings=(*found.findings, *doubts))),
     }
 
 

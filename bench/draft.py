@@ -94,6 +94,7 @@ class Draft:
         return {
             "encoder": name,
             "method": self.encoders.method(row.entry),
+            "architecture": self.encoders.architecture(row.entry),
             "scheme": outcome.name,
             "data": data_name(suite),
             "classes": self.test.classes,

@@ -4,19 +4,10 @@ from typing import Any
 
 from robustcl.bench.files import Files
 from robustcl.bench.imports import import_stage
+from robustcl.bench.labels import LabelFile, Labels, Own, Saved
 from robustcl.bench.place import outside
 from robustcl.bench.store import Stage
-from robustcl.bench.suite import (
-    RANDOM,
-    LabelFile,
-    Labels,
-    Own,
-    Pretrain,
-    Saved,
-    Suite,
-    encoders_below,
-    random_encoder,
-)
+from robustcl.bench.suite import RANDOM, Pretrain, Suite, encoders_below, random_encoder
 from robustcl.models.convert import Report
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError, unknown
@@ -63,6 +54,12 @@ class Encoders:
         """The routes that the encoder has."""
         return self._import(name)[1].routes if name in self.suite.imports else self._entry(name).method.routes
 
+    def architecture(self, name: str) -> dict[str, Any]:
+        """The architecture of the encoder as a table: that of [encoder], or of the file that it is imported from."""
+        if name in self.suite.imports:
+            return self._import(name)[1].network
+        return {"name": name_of(self.suite.architecture), **plain(self.suite.architecture)}
+
     def layout(self, name: str) -> str | None:
         """The layout of the file that the encoder is imported from, if it is."""
         return self._import(name)[1].layout if name in self.suite.imports else None
@@ -104,10 +101,9 @@ class Encoders:
         suite, chosen = self.suite, self._entry(name)
         method = chosen.method
         self._check_inputs(name, chosen)
-        architecture = {"name": name_of(suite.architecture), **plain(suite.architecture)}
         part = {
             "method": method_identity(method),
-            "encoder": {"architecture": architecture, "mean": chosen.mean, "std": chosen.std},
+            "encoder": {"architecture": self.architecture(name), "mean": chosen.mean, "std": chosen.std},
             "data": self.images.fingerprint,
             "threat": plain(suite.threat) if method.adversarial else None,
             "seed": suite.seeds.pretrain,

@@ -47,7 +47,8 @@ def known() -> dict[str, str]:
     rows = {name + ("-<steps>" if name.startswith("pgd") else ""): form.says for name, form in FORMS.items()}
     versions = {name: ", ".join(a.name for a in made(10, 1)) for name, made in VERSIONS.items()}
     versions = {name: f"AutoAttack {name.partition('-')[2] or 'standard'}: {text}" for name, text in versions.items()}
-    told = {**rows, **versions, "saved:<path>": "adversarial images that were saved", "transfer": "in a table alone"}
+    told = {**rows, **versions, "saved:<path>": "adversarial images that were saved"}
+    told["transfer"] = "adversarial images of another encoder of the suite; in its [judge.attacks] alone"
     return {name: f"{text}, {pgd[name]}" if name in pgd else text for name, text in told.items()}
 
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from robustcl.bench.files import Files, unchanged
+from robustcl.bench.findings import Finding
 from robustcl.bench.place import Place
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.bench.suite import Imported
@@ -69,6 +70,32 @@ def make_import(stage: Stage, place: Place, folder: Path, report: Callable[[int,
     checkpoint.save_encoder(folder / "encoder.safetensors", encoder, said.route)
     write_json(folder / "import.json", {"report": plain(said), "probe": plain(probed) if probed else None})
     return {}
+
+
+def doubts(stage: Stage, store: Store, judges: Iterable[str]) -> tuple[Finding, ...]:
+    """What speaks against the numbers of an evaluate stage whose encoder was imported: a probe that told nothing.
+
+    It speaks against the clean accuracy as much as against those of `judges`.
+    """
+    finetuned = stage.parents.get("classifier")
+    source = finetuned.parents.get("encoder") if finetuned else None
+    if finetuned is None or source is None or source.kind != "import":
+        return ()
+    held = json.loads(store.file(source, "import.json").read_text())
+    asked, found = finetuned.part.get("route"), None if held["probe"] is None else read(Probe, held["probe"], "probe")
+    if found is None:
+        said, advice = "the imported encoder was not asked whether it knows the images", "leave probe = false out"
+    elif asked not in (None, held["report"]["route"]):
+        said = f"the probe asked route {held['report']['route']} of the imported encoder, not {asked}"
+        advice = f'give route = "{asked}" an entry of its own below [pretrain], which is probed'
+    elif not found.above_random:
+        said = f"the imported encoder is not clearly better than an untrained one: {str(found).splitlines()[0]}"
+        advice = "see whether these are its weights, its stem, its normalisation and images that it was made for"
+    else:
+        return ()
+    share = 0.0 if found is None else found.right / found.asked
+    concerned = ("clean", *judges)
+    return (Finding(check="probe", value=share, verdict="suspect", found=said, next=advice, judges=concerned),)
 
 
 def told_import(stage: Stage, store: Store) -> list[str]:

@@ -8,35 +8,28 @@ from pathlib import Path
 
 from robustcl.bench.data import DataSet, datasets, read_dataset
 from robustcl.bench.forms import read_judges
+from robustcl.bench.labels import read_labels
+from robustcl.bench.names import check_names
 from robustcl.bench.profiles import read_schemes
 from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
     RANDOM,
     Imported,
     Judging,
-    LabelFile,
-    Labels,
     Outside,
-    Own,
     Pretrain,
     Row,
-    Saved,
     Shown,
-    Source,
     Suite,
-    Vision,
-    encoders_below,
 )
 from robustcl.bench.tables import alike, entries, find_suite, grid, merged, override
 from robustcl.bench.transfer import transfers
-from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.architecture import read_architecture
 from robustcl.models.errors import UserError, nearest, unknown
 from robustcl.models.plugin import find
 from robustcl.models.threat import Threat
 from robustcl.models.value import Table, read
 from robustcl.pretraining.method import PACKAGE, Method, read_method
-from robustcl.pretraining.pseudo_labels import ClusterFit
 
 Constants = tuple[tuple[float, ...] | None, tuple[float, ...] | None]
 
@@ -73,7 +66,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
             raise UserError(f"{name}: missing table [{key}], expected it in every suite")
     encoder = dict(table["encoder"])
     mean, std = constants = _constants(encoder, f"{name}.encoder", (None, None))
-    labels = {key: _labels(part, f"{name}.labels.{key}") for key, part in entries(table, name, "labels").items()}
+    labels = {key: read_labels(part, f"{name}.labels.{key}") for key, part in entries(table, name, "labels").items()}
     whole = alike(table, name)
     imports = {
         key: read(Imported, part, f"{name}.pretrain.{key}") for key, part in whole.items() if "checkpoint" in part
@@ -110,7 +103,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         seeds=seeds,
         table=table,
     )
-    _check_names(suite)
+    check_names(suite)
     held = [getattr(data, "holdout", None) for data in (suite.data, suite.target) if data]
     if len(set(held)) > 1:
         raise UserError(
@@ -165,24 +158,6 @@ def _method(table: Table, where: str) -> tuple[Method, dict[str, str]]:
     return method, odd
 
 
-def _labels(table: Table, where: str) -> Labels:
-    kinds: dict[str, type[Source]] = {"encoder": Own, "file": LabelFile, "checkpoint": Saved, "torchvision": Vision}
-    given = [key for key in kinds if key in table]
-    if not given:
-        raise UserError(f"{where}: missing key 'encoder', expected one of {', '.join(kinds)}")
-    if len(given) > 1:
-        raise UserError(f"{where}: both {given[0]} and {given[1]}, expected one source; remove one of them")
-    kind, clusters = kinds[given[0]], ClusterFit.__dataclass_fields__
-    known = [*kind.__dataclass_fields__, *(clusters if kind is not LabelFile else ())]
-    for key in table:
-        if key not in known:
-            expected = f"expected one of {', '.join(known)}{nearest(key, known)}"
-            raise UserError(f"{where}: unknown key '{key}' beside {given[0]}, {expected}")
-    source = read(kind, {key: entry for key, entry in table.items() if key not in clusters}, where)
-    fields = {key: entry for key, entry in table.items() if key in clusters}
-    return Labels(source=source, fit=None if kind is LabelFile else read(ClusterFit, fields, where))
-
-
 def _references(table: Table, name: str, pretrain: Collection[str]) -> dict[str, Outside]:
     """The entries of [reference]: classifiers from outside, judged as they are."""
     found = {
@@ -233,44 +208,6 @@ def _row(name: str, where: str, encoders: Collection[str], pretrain: Mapping[str
         held = ", ".join([*epochs, *routes])
         raise UserError(f"{where}: '{name}', expected an epoch of its training.snapshots or a route after @ ({held})")
     return Row(entry=entry, snapshot=epoch, route=route)
-
-
-def _check_names(suite: Suite) -> None:
-    known = [*suite.pretrain, *suite.imports]
-    if RANDOM in known:
-        raise UserError(f"{suite.name}.pretrain.{RANDOM}: this name is taken by the encoder that is in every table")
-    for key, part in suite.pretrain.items():
-        if part.labels is not None and part.labels not in suite.labels:
-            raise unknown(f"{suite.name}.pretrain.{key}.labels", "labels", part.labels, suite.labels)
-    asked = [
-        (f"pretrain.{key}.{role}", name) for key, part in suite.pretrain.items() for role, name in part.given.items()
-    ]
-    sources = [(f"labels.{key}.encoder", labels.source) for key, labels in suite.labels.items()]
-    asked += [(where, source.encoder) for where, source in sources if isinstance(source, Own)]
-    attacks = [(f"judge.attacks.{key}.encoder", attack) for key, found in suite.attacks.items() for attack in found]
-    asked += [(where, attack.source) for where, attack in attacks if isinstance(attack, Transfer)]
-    for where, name in asked:
-        if name not in known:
-            raise unknown(f"{suite.name}.{where}", "encoder", name, known)
-    for key in suite.pretrain:
-        _check_circle(suite, (key,))
-    for key, labels in suite.labels.items():
-        _check_route(f"{suite.name}.labels.{key}.route", labels.source, suite.pretrain)
-
-
-def _check_route(where: str, source: Source, pretrain: Mapping[str, Pretrain]) -> None:
-    if isinstance(source, Own) and source.route is not None and source.encoder in pretrain:
-        routes = pretrain[source.encoder].method.routes
-        if source.route not in routes:
-            raise unknown(where, "route", source.route, routes)
-
-
-def _check_circle(suite: Suite, path: tuple[str, ...]) -> None:
-    for name in encoders_below(suite, path[-1]):
-        if name in path:
-            names = " needs ".join((*path[path.index(name) :], name))
-            raise UserError(f"{suite.name}.pretrain.{name}: a circle ({names}), expected one to come first")
-        _check_circle(suite, (*path, name))
 
 
 def _constants(table: Table, where: str, defaults: Constants) -> Constants:

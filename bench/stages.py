@@ -19,7 +19,7 @@ from robustcl.bench.about import about, history
 from robustcl.bench.attacks import Attack, from_identity
 from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Model, Trial, judge
-from robustcl.bench.imports import make_import, told_import
+from robustcl.bench.imports import doubts, make_import, told_import
 from robustcl.bench.jury import sources_of
 from robustcl.bench.place import Place, Report, outside, threat_of
 from robustcl.bench.provenance import provenance
@@ -135,7 +135,8 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     )
     found = judge(classifier, images, trial)
     named = replace(trial, judges=_judges(stage, {name: name for name in sources}))  # as the suite says it
-    records.write(folder / "records.parquet", found, about(stage, classifier, images, named, found))
+    before = doubts(stage, place.store, trial.judges)
+    records.write(folder / "records.parquet", found, about(stage, classifier, images, named, found, before))
     return {}
 
 

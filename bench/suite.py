@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from robustcl.bench.attacks import Definitions
 from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
+from robustcl.bench.labels import Labels, Own
 from robustcl.bench.scheme import Scheme
 from robustcl.bench.seeds import Seeds
 from robustcl.models.architecture import Architecture
@@ -19,7 +20,6 @@ from robustcl.models.threat import Radius, Threat
 from robustcl.models.value import Table, plain, value
 from robustcl.pretraining.method import Method, Training
 from robustcl.pretraining.methods.supervised import Supervised
-from robustcl.pretraining.pseudo_labels import ClusterFit
 
 RANDOM = "random"
 
@@ -84,59 +84,6 @@ class Imported:
     std: tuple[float, ...] | None = None
     external: bool = True
     probe: bool = True
-
-
-@value
-class Own:
-    """Labels from the features of an encoder of the suite, by its name below [pretrain]; on its deployed `route`."""
-
-    encoder: str
-    route: str | None = None
-
-
-@value
-class LabelFile:
-    """Labels that were made elsewhere, as `load_labels` reads them. `external` says that other data went into them."""
-
-    file: Path
-    external: bool = True
-
-
-@value
-class Saved:
-    """Labels from the features of an encoder that robustcl saved; `external` as for files."""
-
-    checkpoint: Path
-    external: bool = True
-
-
-@value
-class Vision:
-    """Labels from the features of a network of torchvision, its images resized to `size` times `size`.
-
-    `weights` is the name of official ones, which have to lie in torch's cache, or the path of a `.pth`.
-    """
-
-    torchvision: str
-    weights: str
-    size: int = Field(default=224, ge=1)
-    external: bool = True
-
-
-Source = Own | LabelFile | Saved | Vision
-
-
-@dataclass(frozen=True, kw_only=True)
-class Labels:
-    """Where labels come from, and how the features are clustered: not at all where the labels are made already."""
-
-    source: Source
-    fit: ClusterFit | None
-
-    @property
-    def external(self) -> bool:
-        """Whether more than the suite's own images went into them, the suite's encoders apart."""
-        return not isinstance(self.source, Own) and self.source.external
 
 
 @value

@@ -26,9 +26,9 @@ _THREATS = {"linf": "Linf", "l2": "L2"}
 def load_zoo(target: str, models: Path | None, *, classes: int, norm: str) -> nn.Module:
     """A model of the zoo in eval mode, such as `robustbench:Carmon2019Unlabeled`; images in [0, 1] -> logits.
 
-    Its file is `<models>/<data set>/<threat>/<name>.pt` (`.pt_m0` and on for an ensemble). Data set and threat are
-    those of CIFAR-10, CIFAR-100 or ImageNet by the number of `classes`, and of `norm`; or they are written out:
-    `robustbench:cifar10/Linf/Carmon2019Unlabeled`.
+    Its file is `<models>/<data set>/<threat>/<name>.pt` (`<name>.pt_m0.pt` and on for an ensemble). Data set and
+    threat are those of CIFAR-10, CIFAR-100 or ImageNet by the number of `classes`, and of `norm`; or they are written
+    out: `robustbench:cifar10/Linf/Carmon2019Unlabeled`.
 
     Errors: `UserError` without the package, for an unknown name, a missing file and weights that do not match.
     """
@@ -39,6 +39,8 @@ def load_zoo(target: str, models: Path | None, *, classes: int, norm: str) -> nn
     entry = _entry(package, target, data, threat, name)
     folder = models / data / threat
     ids = entry["gdrive_id"]
+    if data == "imagenet" and "Standard" in name:  # which their code builds with weights of a hub, whatever lies there
+        ids = None
     files = [folder / f"{name}.pt"] if not isinstance(ids, list) else _parts(folder, name, len(ids))
     missing = next((file for file in files if not file.is_file()), None)
     if ids is None or missing is not None:
@@ -119,4 +121,4 @@ def _entry(package: Any, target: str, data: str, threat: str, name: str) -> Mapp
 
 
 def _parts(folder: Path, name: str, count: int) -> list[Path]:
-    return [folder / f"{name}.pt_m{number}" for number in range(count)]
+    return [folder / f"{name}.pt_m{number}.pt" for number in range(count)]

@@ -10,13 +10,11 @@ from robustcl.models import checkpoint
 from robustcl.models.architectures.resnet import Stem
 from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError
-from robustcl.models.foreign import COUNTER, Foreign, Origin, decimals, take_apart
+from robustcl.models.foreign import COUNTER, SAYS, Foreign, Origin, decimals, take_apart
 from robustcl.models.layouts import Constants
 from robustcl.models.plugin import name_of
 from robustcl.models.value import plain, value
-from robustcl.models.weights import read_weights, state_dict
-
-SAYS = {"file": "the file says", "layout": "the layout has it", "caller": "asked for"}
+from robustcl.models.weights import read_weights, state_dict, unread
 
 
 @value
@@ -132,13 +130,17 @@ def _theirs(
     path: Path, layout: str | None, shape: Shape, stem: Stem | None, asked: Constants | None
 ) -> tuple[Encoder, Report]:
     """The encoder of a foreign file with every route; the report's is the one that its project judges."""
-    nest, held = state_dict(read_weights(path), path)
+    whole = read_weights(path)
+    nest, held = state_dict(whole, path)
     found = take_apart(held, layout, str(path))
     network, stem_from = found.network(shape[0], stem)
     (mean, std), normalised_from = found.constants(asked)
     routes = found.routes()
     encoder = Encoder(network, shape, routes=routes, mean=mean or None, std=std or None).eval()
     notes = _load(encoder, found)
+    beside = unread(whole, nest)
+    if beside:
+        notes = (*notes, f"not read: what the file holds beside '{nest}', under {', '.join(beside)}")
     return encoder, Report(
         layout=found.layout.name,
         alike=found.alike,
@@ -167,6 +169,11 @@ def _load(encoder: Encoder, found: Foreign) -> tuple[str, ...]:
     tensors = found.tensors(encoder.routes, counters if old else ())
     checkpoint.match(encoder, tensors, f"{found.where}: layout {found.layout.name}")
     notes = []
+    kinds = {str(tensor.dtype) for tensor in found.encoder.values() if tensor.is_floating_point()} - {"torch.float32"}
+    if kinds:
+        notes.append(f"weights of {', '.join(sorted(kinds))}, judged as float32")
+    if not found.fits:
+        notes.append(f"warning: the names in the file are not those of layout {found.layout.name}, which was asked for")
     if old:
         notes.append(f"without the counters {COUNTER}, as old files are: begun at 0, no feature depends on them")
     if len(found.layout.routes) > 1 and not found.branched:

@@ -1,5 +1,6 @@
 """The only owner of taking a foreign state dict apart: the encoder by our names, its constants, and the rest."""
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from robustcl.models.layouts import (
 )
 
 Origin = Literal["file", "layout", "caller"]
+SAYS = {"file": "the file says", "layout": "the layout has it", "caller": "asked for"}
 COUNTER = "num_batches_tracked"
 NORM = re.compile(
     r"(?P<norm>stem\.1|stages\.\d\.\d+\.(?:bn\d|shortcut\.1))\.(?:branches\.(?P<branch>\d+)\.)?"
@@ -40,11 +42,13 @@ class Foreign:
     """A foreign state dict, taken apart.
 
     `encoder` has the names of a body of ours, with branches by number; `stored` are the constants that normalise the
-    input, where the file has them; `dropped` are heads and copies. `where` begins the line of every error.
+    input, where the file has them; `dropped` are heads and copies. `fits` says whether the names are those of the
+    layout, as they need not be where it was asked for. `where` begins the line of every error.
     """
 
     where: str
     layout: Layout
+    fits: bool
     alike: tuple[str, ...]
     prefix: str
     encoder: Mapping[str, Tensor]
@@ -79,14 +83,27 @@ class Foreign:
         return DEPTHS[deep, counts]
 
     def constants(self, asked: Constants | None) -> tuple[Constants, Origin]:
-        """What normalises the input: as asked, or as the file says, or as the layout has it."""
-        if asked is not None:
-            return asked, "caller"
-        if self.stored is not None:
-            return self.stored, "file"
-        rules = self.layout.rules(self.encoder["stem.0.weight"].shape[2])
+        """What normalises the input: as asked, or as the file says, or as the layout has it.
+
+        Errors: `UserError` where they are not one number per channel, or not those of images in [0, 1].
+        """
+        channels, kernel = self.encoder["stem.0.weight"].shape[1:3]
+        rules = self.layout.rules(kernel)
         assert rules is not None
-        return rules[1], "layout"
+        found: tuple[Constants, Origin] = (rules[1], "layout") if self.stored is None else (self.stored, "file")
+        found = found if asked is None else (asked, "caller")
+        (mean, std), origin = found
+        if any(part and len(part) != channels for part in (mean, std)):
+            raise UserError(
+                f"{self.where}: mean {mean} and std {std} as {SAYS[origin]}, expected {channels} numbers each; "
+                "set mean and std"
+            )
+        if not all(math.isfinite(n) and 0 <= n <= 1 for n in (*mean, *std)) or 0 in std:
+            raise UserError(
+                f"{self.where}: mean {mean} and std {std} as {SAYS[origin]}, expected those of images in [0, 1]; "
+                "where they are of 0 to 255, set mean and std to these numbers / 255"
+            )
+        return found
 
     @property
     def branched(self) -> bool:
@@ -142,9 +159,12 @@ def take_apart(tensors: Mapping[str, Tensor], layout: str | None, where: str) ->
     for name, tensor in encoder.items():
         if not name.endswith(COUNTER) and not (tensor.is_floating_point() and torch.isfinite(tensor).all()):
             raise UserError(f"{where}: {name}: NaN, infinity or integers of type {tensor.dtype}, expected weights")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise UserError(f"{where}: {name}: a variance below 0, expected weights")
     return Foreign(
         where=where,
         layout=chosen,
+        fits=chosen.known_by(bare),
         alike=alike,
         prefix=("module." if all(name.startswith("module.") for name in tensors) else "") + inner,
         encoder=encoder,

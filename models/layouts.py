@@ -96,7 +96,7 @@ BRANCHED, STORED, PLAIN = r"\.bn_list\.", r"^(backbone\.)?normalize\.mean$", r"^
 WITHIN, SOLO = r"^(backbone|encoder)\.conv1\.", r"^(classifier|projector|predictor|momentum_|queue)"
 LIGHTLY, ADVCL = r"^((projection|prediction)_head|online_classifier)", r"^head_proj\."
 BARE = (f"!{BRANCHED}", f"!{STORED}")
-ADVCL_SIGNS = ((BRANCHED, f"!{STORED}"), (ADVCL, *BARE), (PLAIN, *BARE))
+ADVCL_SIGNS = ((r"\.bn_list\.2\.", f"!{STORED}"), (ADVCL, *BARE), (PLAIN, *BARE))
 ACL_SIGNS = ((BRANCHED, STORED), (PLAIN, STORED, f"!{BRANCHED}"))
 VISION_SIGNS = ((PLAIN, f"!{ADVCL}", *BARE),)
 

@@ -27,7 +27,9 @@ def read_weights(path: Path) -> Any:
         head = file.read(512)
     if not head:
         raise UserError(f"{path}: empty, expected weights; was its download cut off?")
-    if head.lstrip()[:1] == b"<":
+    if head.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: a pointer of git-lfs, expected weights; 'git lfs pull' fetches what it points to")
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         raise UserError(f"{path}: a web page, expected weights; its download gave a page in place of the file")
     if head[8:9] == b"{":
         return _safetensors(path)
@@ -44,27 +46,55 @@ def read_weights(path: Path) -> Any:
 def state_dict(held: Any, path: Path) -> tuple[str, dict[str, Tensor]]:
     """The tensors by name inside what a file holds, and the key that they lay under ("" for none).
 
-    Errors: `UserError` where there are none.
+    Errors: `UserError` where there are none, or several such mappings of which nobody says which is meant.
     """
     nest: list[str] = []
     inner = held
     while isinstance(inner, Mapping):
-        key = next((key for key in NESTS if isinstance(inner.get(key), Mapping)), None)
-        if key is None:
+        inside = [key for key in NESTS if isinstance(inner.get(key), Mapping)]
+        full = [key for key in inside if _full(inner[key])]
+        if len(full) > 1:
+            raise UserError(
+                f"{path}: tensors by name under {' and '.join(full)}, expected one of them; save the one that is meant"
+            )
+        if not inside:
             break
-        nest.append(key)
-        inner = inner[key]
-    if not isinstance(inner, Mapping) or not inner:
-        what = "nothing" if not inner and isinstance(inner, Mapping) else f"a {type(inner).__name__}"
+        nest.append((full or inside)[0])
+        inner = inner[nest[-1]]
+    if not isinstance(inner, Mapping) or not len(inner):
+        what = "nothing" if isinstance(inner, Mapping) else f"a {type(inner).__name__}"
         raise UserError(f"{path}: holds {what}, expected tensors by name")
-    odd = [str(key) for key, entry in inner.items() if not isinstance(entry, Tensor)]
-    if odd:
-        raise UserError(
-            f"{path}: '{odd[0]}' is no tensor, expected tensors by name, alone or under one of {', '.join(NESTS)}"
-        )
+    for key, entry in inner.items():
+        _check(str(key), entry, path)
     return ".".join(nest), {str(key): tensor for key, tensor in inner.items()}
 
 
+def unread(held: Any, nest: str) -> list[str]:
+    """The keys beside `nest` that hold tensors by name too: averaged weights, another network, a head."""
+    if not nest:
+        return []
+    return sorted(str(key) for key, part in held.items() if key != nest.partition(".")[0] and _full(part))
+
+
+def _check(name: str, entry: Any, path: Path) -> None:
+    if len(name) > LONGEST or not name.isprintable():
+        raise UserError(f"{path}: a name of {len(name)} characters ({name[:20]!r}...), expected that of a tensor")
+    if not isinstance(entry, Tensor):
+        raise UserError(
+            f"{path}: '{name}' is no tensor, expected tensors by name, alone or under one of {', '.join(NESTS)}"
+        )
+    if entry.layout is not torch.strided or entry.device.type != "cpu":
+        raise UserError(f"{path}: '{name}' is sparse or has no numbers, expected a plain tensor")
+
+
+def _full(part: Any) -> bool:
+    """Whether this is a mapping with tensors in it, or with such a mapping where they are looked for."""
+    if not isinstance(part, Mapping):
+        return False
+    return any(isinstance(entry, Tensor) for entry in part.values()) or any(_full(part.get(key)) for key in NESTS)
+
+
+LONGEST = 200  # characters of a tensor's name
 NESTS = ("state_dict", "model", "model_state_dict", "net", "encoder", "backbone", "params", "weights")
 
 

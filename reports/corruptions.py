@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustcl.reports.frame import CORRUPTIONS, cell_columns
+from robustcl.reports.frame import CORRUPTIONS
 from robustcl.reports.seeds import row_names
 from robustcl.reports.statistics import interval, wilson
 from robustcl.reports.table import MISSING, heading, percent
+from robustcl.reports.verdicts import cell_columns
 from robustcl.reports.writers import grid
 
 _CELL = ["suite", "data", "row", "encoder", "scheme"]

@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from robustcl.bench.findings import UNCHECKED, Reliability
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import CLEAN, Judges, judged
+from robustcl.reports.frame import CLEAN, Judges
 from robustcl.reports.statistics import wilson
 from robustcl.reports.table import attack_text, heading, percent
 from robustcl.reports.trust import Notes, against, text_of, with_small_n
+from robustcl.reports.verdicts import judged
 from robustcl.reports.writers import grid
 
 Bools = NDArray[np.bool_]

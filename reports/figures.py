@@ -1,8 +1,8 @@
 """The only owner of what the figures show: accuracy against eps for every encoder, and SA against AA."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def clean_against_robust(table: Table) -> Figure | None:
     numbers = table.numbers
     sides = [numbers[numbers["judge"] == name] for name in (CLEAN, judge)]
     looks = style.looks([row for row in table.rows if row != REFERENCE])
-    marks = dict(zip(table.schemes, style.MARKERS, strict=False))
+    marks = dict(zip(table.schemes, itertools.cycle(style.MARKERS), strict=False))
     figure = Figure(figsize=(style.WIDTH, 3.3), layout="constrained")
     axes = figure.subplots()
     points: dict[str, list[Point]] = {}
@@ -81,7 +81,7 @@ def clean_against_robust(table: Table) -> Figure | None:
     for row, look in looks.items():
         cells = [side[side["row"] == row].set_index("scheme") for side in sides]
         points[row], crosses = _draw_points(axes, cells, look.colour, marks)
-        lines += [*crosses, *map(list, pairwise(points[row]))]
+        lines += [*crosses, *map(list, itertools.pairwise(points[row]))]
     share = 100 * float(numbers.loc[numbers["kind"] == "reference", "accuracy"].iloc[0])
     axes.set(xlabel="SA (%)", ylabel=f"{heading(judge)} (%)")
     _limit(axes, lines)
@@ -90,7 +90,8 @@ def clean_against_robust(table: Table) -> Figure | None:
     axes.set_title(f"{data}, {_NORMS.get(norm, norm)} {eps}", loc="left")
     axes.grid(True)
     handles = [Line2D([], [], color=style.INK, linestyle="", marker=marks[name], label=name) for name in table.schemes]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), handletextpad=0.1)
+    fitting = int(style.WIDTH / (0.35 + 0.055 * max(map(len, table.schemes))))  # by the inches of the longest name
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), fitting), handletextpad=0.1)
     label_points(axes, points, {row: look.colour for row, look in looks.items()}, lines)
     return figure
 
@@ -185,7 +186,7 @@ def _draw_points(
         axes.plot([x], [y], color=colour, marker=marks[scheme], markersize=5, linestyle="", markeredgecolor="white")
     for cross in crosses:
         axes.plot(*zip(*cross, strict=True), color=colour, linewidth=0.7)
-    for start, end in pairwise(places):
+    for start, end in itertools.pairwise(places):
         arrow = {"arrowstyle": "->", "color": colour, "lw": 0.9, "shrinkA": 4, "shrinkB": 4}
         axes.annotate("", xy=end, xytext=start, arrowprops=arrow)
     return places, crosses

@@ -6,9 +6,9 @@ from itertools import combinations
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
-from robustcl.reports.frame import verdicts
 from robustcl.reports.seeds import attack, seed_columns
 from robustcl.reports.statistics import holm, mcnemar, paired
+from robustcl.reports.verdicts import verdicts
 
 
 def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:

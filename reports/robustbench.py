@@ -9,23 +9,24 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import CLEAN, frame, summary
+from robustcl.reports.frame import CLEAN, frame
 from robustcl.reports.seeds import row_names
 from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
+from robustcl.reports.verdicts import summary
 
 JUDGE = "autoattack"
 STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose numbers their leaderboard takes
 _THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
-def model_info(records: pd.DataFrame, architecture: str) -> dict[str, dict[str, Any]]:
+def model_info(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What a `frame` holds for RobustBench: `<data>/<threat>/<name>.json` -> its fields.
 
     Every cell of AutoAttack `standard` has one, in their form: accuracies in percent as text with two decimals, eps
-    as text such as `8/255`. `architecture` is that of the suite's encoders; a classifier that was given names its own.
-    What only the authors know is left for them: link, authors and venue are empty, `additional_data` of a given
-    classifier is null. `reported` is our own number, as no other was published. How many images stand behind it, with
-    the interval, and what was judged, is the footnote.
+    as text such as `8/255`. `architectures` are those of the suite's encoders by stage; a classifier that was
+    given names its own. What only the authors know is left for them: link, authors and venue are empty,
+    `additional_data` of a given classifier is null. `reported` is our own number, as no other was published. How many
+    images stand behind it, with the interval, and what was judged, is the footnote.
     Errors: as `summary`.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -33,7 +34,7 @@ def model_info(records: pd.DataFrame, architecture: str) -> dict[str, dict[str, 
         plain = "" if robust["headline"] else f"_eps-{_slug(robust['eps'])}"
         name = _slug(str(robust["row"]) if robust["scheme"] == GIVEN else f"{robust['row']}_{robust['scheme']}") + plain
         folder = f"{_slug(robust['data'])}/{_THREATS[str(robust['norm'])]}"
-        found[f"{folder}/{name}.json"] = _fields(clean, robust, architecture)
+        found[f"{folder}/{name}.json"] = _fields(clean, robust, architectures.get(str(robust["stage"]), ""))
     return found
 
 
@@ -43,7 +44,7 @@ def write(runs: str | Path, folder: str | Path | None = None) -> list[Path]:
     Errors: as `frame`; `UserError` where no cell was judged by AutoAttack `standard`, and for an unwritable folder.
     """
     target = Path(folder) if folder is not None else Path(runs) / "report" / "model_info"
-    found = model_info(frame(runs), _architecture(Path(runs) / "suite.json"))
+    found = model_info(frame(runs), _architectures(Path(runs) / "suite.json"))
     if not found:
         raise UserError(f"{runs}: no finished cell has the judge {JUDGE} ({', '.join(STANDARD)}), expected one")
     paths = [target / name for name in found]
@@ -96,14 +97,15 @@ def _footnote(clean: pd.Series, robust: pd.Series, protocol: str) -> str:
     )
 
 
-def _architecture(path: Path) -> str:
-    """The encoder of a suite for people: `resnet (depth 18, stem cifar)`; empty where the folder holds no suite's."""
-    held: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")).get("resolved", {})
-    points = held.get("points") or [{}]
-    encoder = dict(points[0].get("encoder", {}))
-    name = str(encoder.pop("name", ""))
-    settings = ", ".join(f"{key} {of}" for key, of in encoder.items() if of is not None)
-    return f"{name} ({settings})" if settings else name
+def _architectures(path: Path) -> dict[str, str]:
+    """The encoders of a suite for people, `resnet (depth 18, stem 3x3)`, by the stage that judged them."""
+    cells = json.loads(path.read_text(encoding="utf-8")).get("cells", [])
+    return {str(cell["stage"]): _architecture(cell["architecture"]) for cell in cells if "architecture" in cell}
+
+
+def _architecture(encoder: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key} {of}" for key, of in encoder.items() if of is not None and key != "name")
+    return f"{encoder['name']} ({settings})" if settings else str(encoder["name"])
 
 
 def _percent(share: float) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import pandas as pd
 
 from robustcl.bench.findings import UNCHECKED
-from robustcl.reports.frame import CORRUPTIONS, cell_columns, summary, verdicts
+from robustcl.reports.frame import CORRUPTIONS
 from robustcl.reports.statistics import interval, wilson_of_means
 from robustcl.reports.trust import against, together, verdict, why
+from robustcl.reports.verdicts import cell_columns, summary, verdicts
 
 _OF_ONE = ("stage", "judges", "fingerprints", "reliability", "findings")  # what may differ between the seeds of a cell
 _SEED = re.compile(r"; seeds? (\d+(, \d+)*)")

@@ -5,8 +5,8 @@ import re
 import pandas as pd
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import judged
 from robustcl.reports.statistics import wilson
+from robustcl.reports.verdicts import judged
 
 
 def accuracy_by_steps(records: pd.DataFrame, judge: str) -> pd.DataFrame:

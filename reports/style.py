@@ -16,7 +16,10 @@ from robustcl.models.errors import UserError
 WIDTH = 3.3  # inches: one column of a paper
 # Okabe and Ito, 2008, without the yellow that vanishes on white; colours are never the only difference.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+# As many as schemes with their selections can be, the last ones stars; with as many colours no two rows look alike.
+MARKERS: tuple[Any, ...] = (
+    "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", (3, 1, 0), (4, 1, 0), (6, 1, 0),
+)  # fmt: skip
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)))
 QUIET, INK = "#777777", "#222222"
 _FORM: Any = {
@@ -62,7 +65,7 @@ class Look:
 
 
 def looks(rows: Sequence[str]) -> dict[str, Look]:
-    """A look for every row, the same in every figure of a report; no two of the first 63 share colour and marker."""
+    """A look for every row, the same in every figure of a report; no two of the first 112 share colour and marker."""
     return {
         row: Look(
             colour=COLOURS[place % len(COLOURS)],

@@ -10,7 +10,7 @@ from robustcl.bench import judged
 from robustcl.bench.attacks import judges
 from robustcl.bench.budget import read_budget
 from robustcl.bench.case import Case
-from robustcl.bench.data import read_dataset
+from robustcl.bench.data import datasets, read_dataset
 from robustcl.bench.draft import set_name
 from robustcl.bench.given import give
 from robustcl.bench.judged import admit
@@ -18,6 +18,7 @@ from robustcl.bench.library import Library
 from robustcl.bench.pace import duration, measure
 from robustcl.bench.runner import find_device
 from robustcl.bench.store import Store
+from robustcl.bench.suite import Imported
 from robustcl.bench.tables import override
 from robustcl.console import Display
 from robustcl.models.convert import import_encoder
@@ -78,21 +79,28 @@ class Hearing:
 def encoder_suite(asked: Asked) -> tuple[str, Table]:
     """The name and the tables of the suite that finetunes the encoder of a file under `schemes` and judges it.
 
-    `layout` and `route` say what the file does not. Errors: `UserError` for a file that is no encoder's.
+    `layout` and `route` say what the file does not, and `--set pretrain.<row>.stem` (`mean`, `std`) what the layout
+    has otherwise. Errors: `UserError` for a file that is no encoder's.
     """
     if asked.budget or asked.models or asked.save:
         more = "neither --budget nor --models nor --save-adversarial"
         raise UserError(f"--scheme: finetunes the encoder of a file first, expected {more}")
     data = _table(asked.data, [one for one in asked.overrides if one.startswith("data.")])
     test = Library().part(read_dataset(data, "--data"), "test")
-    said = import_encoder(asked.target, layout=asked.layout, route=asked.route, shape=test.shape)[1]
-    given = {"checkpoint": asked.target, "layout": asked.layout, "route": asked.route}
     row = asked.name or Path(asked.target).stem
+    given = {"checkpoint": asked.target, "layout": asked.layout, "route": asked.route}
+    tables: Table = {"pretrain": {row: {key: text for key, text in given.items() if text}}}
+    for one in asked.overrides:
+        if one.startswith("pretrain."):
+            override(tables, one)
+    entry = read(Imported, tables["pretrain"][row], f"--set pretrain.{row}")
+    kept = {key: getattr(entry, key) for key in ("layout", "route", "stem", "mean", "std")}
+    said = import_encoder(entry.checkpoint, shape=test.shape, **kept)[1]
     return _folder(row), {
         "data": data,
         "encoder": dict(said.network),
         "threat": {"norm": asked.norm, "eps": asked.eps[0]},
-        "pretrain": {row: {key: text for key, text in given.items() if text}},
+        **tables,
         "finetune": {**({"profile": asked.profile} if asked.profile else {}), **{name: {} for name in asked.schemes}},
         "judge": {
             "judges": asked.judges,
@@ -109,7 +117,7 @@ def hear(asked: Asked) -> Hearing:
     for option in ("profile", "layout", "route"):
         if getattr(asked, option):
             raise UserError(f"--{option}: of an encoder to finetune, expected --scheme with it, such as --scheme SLF")
-    threats = [read(Threat, {"norm": asked.norm, "eps": eps}, "--eps") for eps in asked.eps]
+    threats = [_threat(asked.norm, eps) for eps in asked.eps]
     data, library = read_dataset(_table(asked.data, asked.overrides), "--data"), Library()
     n, whole = asked.images, library.part(data, "test")
     if n is not None and n > len(whole):
@@ -181,6 +189,13 @@ def estimate(hearing: Hearing) -> str:
     return f"{line}; budget {duration(case.budget)}{each}, in blocks of {case.batch} images{hint}"
 
 
+def _threat(norm: str, eps: str) -> Threat:
+    try:
+        return read(Threat, {"norm": norm, "eps": eps}, "--eps")
+    except UserError as error:
+        raise UserError(str(error).replace("--eps.norm: ", "--norm: ")) from None
+
+
 def _folder(row: str) -> str:
     return f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '-', row)}"
 
@@ -197,6 +212,12 @@ def _table(text: str, overrides: Sequence[str]) -> Table:
         if not colon and Path(name).suffix == ".npz":
             raise UserError(f"--data {text}: expected the kind before the path; did you mean 'npz:{text}'?")
         table = {"name": name, **({"path": path} if colon else {})}
+        kind = datasets().get(name)
+        given = path or any(one.partition("=")[0].strip() == "data.path" for one in overrides)
+        if kind and "path" in kind.__dataclass_fields__ and not given:
+            what = {"npz": "cifar10.npz", "folder": "images/"}.get(name, "data")
+            hint = f"; 'robustcl fetch {name} data' downloads it" if what == "data" else ""
+            raise UserError(f"--data {text}: expected where it lies, such as --data {name}:{what}{hint}")
     whole = {"data": table}
     for given in overrides:
         top = given.partition(".")[0]

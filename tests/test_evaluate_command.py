@@ -24,6 +24,7 @@ from robustcl.models.checkpoint import save_classifier, save_encoder
 from robustcl.models.classifier import Classifier
 from robustcl.models.encoder import Encoder
 from robustcl.reports import figures
+from tests.models.official import torchvision
 from tests.test_cli import Call
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -300,7 +301,15 @@ def test_a_wrong_model_is_one_line(call: Call, target: str, says: str) -> None:
         (["--data", "npz:nothing.npz", "--eps", "1/10"], "nothing.npz: no such file"),
         (["--data", "{name = ", "--eps", "1/10"], "not a TOML table"),
         (["--data", "digits", "--eps", "0.0314"], "did you mean '8/255'?"),
-        (["--data", "digits", "--eps", "1/10", "--norm", "l3"], "expected 'linf', 'l2' or 'l1'"),
+        (
+            ["--data", "digits", "--eps", "1/10", "--norm", "l3"],
+            "robustcl: --norm: 'l3' is wrong, expected 'linf', 'l2'",
+        ),
+        (["--data", "npz", "--eps", "1/10"], "--data npz: expected where it lies, such as --data npz:cifar10.npz"),
+        (
+            ["--data", "cifar10", "--eps", "1/10"],
+            "such as --data cifar10:data; 'robustcl fetch cifar10 data' downloads",
+        ),
         (["--data", "digits", "--eps", "1/10", "--images", "999"], "expected at most the 360 test images"),
         (["--data", "digits", "--eps", "1/10", "--attacks", "pdg-20"], "did you mean 'pgd-20'?"),
         (["--data", "digits", "--eps", "1/10", "--budget", "20"], "such as 20m"),
@@ -352,6 +361,21 @@ def test_an_encoder_is_finetuned_first(call: Call, tmp_path: Path) -> None:
     assert "import body" in told.out
     assert f"finetune body SLF{'':<35} to make  {2 * 1437:>14,}" in told.out
     assert "evaluate body SLF at 1/10" in told.out
+
+
+def test_what_a_layout_has_otherwise_is_set(call: Call, tmp_path: Path) -> None:
+    grey = {name: part[:, :1] if name == "conv1.weight" else part for name, part in torchvision()[1].items()}
+    torch.save(grey, tmp_path / "grey.pth")
+    words = ("evaluate", "grey.pth", "--data", "digits", "--eps", "1/10", "--attacks", "pgd-1", "--scheme", "SLF")
+    told = call(*words, "--dry-run")
+    assert told.code == 2
+    assert "expected 1 numbers each; set mean and std" in told.line
+    own = ("--set", "pretrain.grey.mean=[0.5]", "--set", "pretrain.grey.std=[0.5]")
+    told = call(*words, *own, "--dry-run")
+    assert told.code == 0, told.err
+    assert "import grey" in told.out
+    told = call(*words, *own, "--set", "pretrain.grey.steam=3x3")
+    assert "unknown key 'steam'" in told.line
 
 
 def test_from_a_fresh_shell_inside_a_repository(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from robustcl.pretraining.method import every
-from robustcl.reports.frame import frame, summary
+from robustcl.reports.frame import frame
 from robustcl.reports.pairs import pairs
 from robustcl.reports.statistics import detectable
 from robustcl.reports.table import in_order, tables
+from robustcl.reports.verdicts import summary
 from robustcl.reports.writers import grid, markdown
 
 ROOT = Path(__file__).resolve().parent.parent

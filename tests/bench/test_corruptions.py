@@ -22,8 +22,9 @@ from robustcl.bench.runner import make, prepare
 from robustcl.bench.spec import read_suite
 from robustcl.models.errors import NumberError, UserError
 from robustcl.pretraining.images import Images
-from robustcl.reports.frame import frame, summary
+from robustcl.reports.frame import frame
 from robustcl.reports.report import report
+from robustcl.reports.verdicts import summary
 from tests.bench.tiny import Quiet, one_line, write_suite
 
 N, SIDE = 7, 4

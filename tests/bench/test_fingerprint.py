@@ -19,9 +19,10 @@ from robustcl.bench.runner import make, prepare
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Threat
 from robustcl.reports.about import About, read_about
-from robustcl.reports.frame import frame, summary
+from robustcl.reports.frame import frame
 from robustcl.reports.pairs import pairs
 from robustcl.reports.table import heading, tables
+from robustcl.reports.verdicts import summary
 from tests.bench.tiny import Quiet, write_suite
 from tests.reports.synthetic import records as rows
 

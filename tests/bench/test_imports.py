@@ -10,11 +10,15 @@ import torch
 
 from robustcl.bench.library import Library
 from robustcl.bench.plan import Plan, plan
-from robustcl.bench.runner import make, prepare
+from robustcl.bench.runner import Job, make, prepare
 from robustcl.bench.spec import read_suite
 from robustcl.bench.stages import told
+from robustcl.models.architectures.resnet import ResNet
 from robustcl.models.checkpoint import load_classifier, load_encoder, save_encoder
+from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
+from robustcl.pretraining import probe
+from robustcl.reports.about import read_about
 from robustcl.reports.frame import frame
 from tests.bench.tiny import Quiet, one_line
 from tests.models.official import Net, acl, advcl, torchvision
@@ -202,6 +206,44 @@ def test_an_encoder_that_knows_nothing_is_refused_unless_asked_otherwise(tmp_pat
     make(job, Quiet(), workers=1)
     stage = next(stage for stage in job.plan.stages if stage.kind == "import")
     assert told(stage, job.place.store)[-1] == "not probed"
+
+
+def notes(job: Job) -> dict[str, str]:
+    """What the probe says against the clean accuracy of each row, by encoder."""
+    found = {}
+    for stage in job.plan.stages:
+        if stage.kind == "evaluate":
+            checked = read_about(job.place.store.file(stage, "records.parquet")).reliability
+            assert checked
+            found[stage.label.split()[1]] = [one.found for one in checked.against("clean") if one.check == "probe"]
+    return {name: text[0] for name, text in found.items() if text}
+
+
+def test_a_random_encoder_is_suspect_in_its_records(tmp_path: Path, data: Path) -> None:
+    path = write(tmp_path, data)
+    net = Encoder(ResNet(width=4, stem="7x7"), (3, 16, 16), seed=0)  # the very one that the probe compares with
+    save_encoder(tmp_path / "theirs.pth", net, "normal")
+    job = prepare(path, runs=tmp_path / "runs")
+    make(job, Quiet(), workers=1)
+    assert list(notes(job)) == ["theirs"]
+    assert notes(job)["theirs"].startswith("the imported encoder is not clearly better than an untrained one: kNN ")
+    verdicts = frame(tmp_path / "runs").groupby("encoder")["reliability"].first()
+    assert verdicts["theirs"] == "suspect"
+
+
+def test_what_was_not_probed_is_said(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "ABOVE_RANDOM", 2.0)  # every encoder is better than an untrained one
+    path = write(tmp_path, data, advcl(), '[table]\nrows = ["theirs@normal"]\n')
+    job = prepare(path, runs=tmp_path / "runs")
+    make(job, Quiet(), workers=1)
+    assert notes(job) == {"theirs@normal": "the probe asked route pgd of the imported encoder, not normal"}
+    own = ["pretrain.theirs.route=normal", "table.rows=['theirs']"]
+    job = prepare(path, runs=tmp_path / "runs", overrides=own)
+    make(job, Quiet(), workers=1)
+    assert not notes(job)
+    job = prepare(path, runs=tmp_path / "runs", overrides=[*own, "pretrain.theirs.probe=false"])
+    make(job, Quiet(), workers=1)
+    assert set(notes(job).values()) == {"the imported encoder was not asked whether it knows the images"}
 
 
 GROUPS = """

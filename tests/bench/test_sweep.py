@@ -12,8 +12,8 @@ from robustcl.bench.pgd import PGD
 from robustcl.bench.sweep import sweep
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Threat
-from robustcl.reports.frame import judged
 from robustcl.reports.steps import accuracy_by_steps
+from robustcl.reports.verdicts import judged
 from tests.bench.tiny import images_for, network
 
 RADII = ("1/25", "0", "1/50", "1/10")

@@ -14,8 +14,8 @@ from robustcl.bench.runner import make, prepare
 from robustcl.bench.spec import read_suite
 from robustcl.bench.store import Store
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import summary
 from robustcl.reports.report import report
+from robustcl.reports.verdicts import summary
 from tests.bench.tiny import TINY, Quiet, one_line, write_suite
 
 SUITE = TINY.replace('[data]\nname = "digits"\n', "").replace("images = 40", "images = 12")

@@ -40,6 +40,18 @@ class Tiny(nn.Module):
         return logits
 
 
+class Pair(nn.Module):
+    """What an ensemble of the zoo looks like."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models = nn.ModuleList([Tiny(), Tiny()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (n, 10)."""
+        return torch.stack([model(x) for model in self.models]).mean(0)
+
+
 def images(n: int = 40) -> Images:
     g = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (n, 3, 32, 32), generator=g).to(torch.uint8)
@@ -55,7 +67,7 @@ def zoo(tmp_path: Path) -> Iterator[Path]:
     data, threat = package.model_zoo.enums.BenchmarkDataset.cifar_10, package.model_zoo.enums.ThreatModel.Linf
     held = package.model_zoo.model_dicts[data][threat]
     held[NAME] = {"model": Tiny, "gdrive_id": "nowhere"}
-    held["Nobody2026Pair"] = {"model": lambda: nn.ModuleList([Tiny(), Tiny()]), "gdrive_id": ["nowhere", "neither"]}
+    held["Nobody2026Pair"] = {"model": Pair, "gdrive_id": ["nowhere", "neither"]}
     torch.manual_seed(0)
     (tmp_path / "cifar10" / "Linf").mkdir(parents=True)
     torch.save({f"module.{key}": part for key, part in Tiny().state_dict().items()}, tmp_path / path(NAME))
@@ -74,6 +86,16 @@ def test_a_registered_model_loads_from_a_folder(zoo: Path, target: str) -> None:
     assert not model.training
     held = torch.load(zoo / path(NAME))
     assert torch.equal(model.last.weight, held["module.last.weight"])
+
+
+def test_an_ensemble_loads_from_its_files(zoo: Path) -> None:
+    torch.manual_seed(1)
+    pair = Pair()
+    for number, part in enumerate(pair.models):
+        torch.save(part.state_dict(), zoo / "cifar10" / "Linf" / f"Nobody2026Pair.pt_m{number}.pt")
+    model = load_zoo("robustbench:Nobody2026Pair", zoo, classes=10, norm="linf")
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model(x), pair(x))
 
 
 def test_robustbench_finds_the_same_clean_accuracy(zoo: Path) -> None:
@@ -97,12 +119,15 @@ def test_robustbench_finds_the_same_clean_accuracy(zoo: Path) -> None:
             "linf",
             "unclear with 7 classes and linf, expected a full name such as robustbench:",
         ),
+        ("robustbench:imagenet/Linf/Standard_R50", 1000, "linf", "expected the weights of Standard_R50 there (the hub"),
         (f"robustbench:{NAME}", 10, "l1", "unclear with 10 classes and l1"),
         ("robustbench:Carmon2019Unlabeled", 10, "linf", "cifar10/Linf/Carmon2019Unlabeled.pt: no such file, expected"),
-        ("robustbench:Nobody2026Pair", 10, "linf", "cifar10/Linf/Nobody2026Pair.pt_m0: no such file, expected the wei"),
+        ("robustbench:Nobody2026Pair", 10, "linf", "cifar10/Linf/Nobody2026Pair.pt_m0.pt: no such file, expected the "),
     ],
 )
 def test_what_is_not_there_is_one_line(zoo: Path, target: str, classes: int, norm: str, says: str) -> None:
+    (zoo / "imagenet" / "Linf").mkdir(parents=True)
+    (zoo / "imagenet" / "Linf" / "Standard_R50.pt").touch()  # which their code would not even read
     with pytest.raises(UserError) as caught:
         load_zoo(target, zoo, classes=classes, norm=norm)
     assert says in one_line(caught.value)

@@ -15,7 +15,7 @@ from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.value import plain
 from robustcl.models.vision import torchvision as library
-from tests.models.official import CASES, IMAGENET, Net, acl, advcl, alive, deacl, rocl, torchvision, under
+from tests.models.official import CASES, IMAGENET, Net, acl, advcl, alive, deacl, rocl, solo_learn, torchvision, under
 
 
 def saved(path: Path, file: Any) -> Path:
@@ -162,6 +162,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other channels": ({"conv1__weight": torch.zeros(4, 1, 3, 3)}, r"shape \(4, 1, 3, 3\), expected .* 3 channels"),
     "a large kernel": ({"conv1__weight": torch.zeros(4, 3, 5, 5)}, "expected 3x3 or 7x7"),
     "no stem": ({"conv1__weight": None}, "no first convolution"),
+    "a negative variance": ({"bn1__bn_list__1__running_var": -torch.ones(4)}, "branches.1.running_var: a variance"),
+    "constants of 0 to 255": ({"normalize__mean": torch.full((3,), 125.0)}, r"expected those of images in \[0, 1\]"),
+    "constants of NaN": ({"normalize__std": torch.full((3,), torch.nan)}, r"expected those of images in \[0, 1\]"),
+    "constants of 0": ({"normalize__std": torch.zeros(3)}, r"std \(0.0, 0.0, 0.0\) as the file says, expected those"),
+    "too many constants": ({"normalize__mean": torch.zeros(5)}, "as the file says, expected 3 numbers each"),
 }
 
 
@@ -183,6 +188,7 @@ def test_anything_short_of_every_tensor_is_refused(case: str, tmp_path: Path) ->
         ({"mean": (0.5, 0.5, 0.5)}, "expected both or neither"),
         ({"route": "pdg"}, "unknown route 'pdg'.*did you mean 'pgd'"),
         ({"shape": (1, 28, 28)}, "on 1 channels"),
+        ({"mean": (125.0, 123.0, 114.0), "std": (63.0, 62.0, 66.0)}, r"as asked for, .* images in \[0, 1\].* / 255"),
     ],
 )
 def test_what_is_asked_wrongly_is_one_line(asked: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -211,6 +217,32 @@ def test_a_network_of_torchvision_itself_answers_the_same(name: str, tmp_path: P
 def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
     net, file = rocl()
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in file["model"].items()}
-    encoder, _ = import_encoder(saved(tmp_path / "x.pth", half))
+    encoder, report = import_encoder(saved(tmp_path / "x.pth", half))
+    assert report.notes == ("weights of torch.float16, judged as float32",)
     assert {tensor.dtype for tensor in encoder.parameters()} == {torch.float32}
     torch.testing.assert_close(encoder(images()), net.features(images()), atol=0.05, rtol=0.05)
+
+
+def test_two_branches_without_constants_are_no_guess(tmp_path: Path) -> None:
+    # ACL's and DynACL's with their constants lost would be AdvCL's on raw images: other features of the same tensors.
+    tensors = {name: tensor for name, tensor in acl()[1]["state_dict"].items() if not name.startswith("normalize")}
+    path = saved(tmp_path / "x.pth", tensors)
+    with pytest.raises(UserError, match=r"of no known layout .* set layout"):
+        import_encoder(path)
+    assert import_encoder(path, layout="acl")[1].mean == IMAGENET[0]
+
+
+def test_a_layout_that_the_names_are_not_of_is_said(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", solo_learn()[1])
+    assert not import_encoder(path, layout="solo_learn")[1].notes
+    (note,) = import_encoder(path, layout="lightly")[1].notes  # which has another padding
+    assert note == "warning: the names in the file are not those of layout lightly, which was asked for"
+
+
+def test_what_lies_beside_the_weights_is_said_or_refused(tmp_path: Path) -> None:
+    held, other = torchvision()[1], under("", alive(Net(large=True), seed=1))
+    _, report = import_encoder(saved(tmp_path / "x.pth", {"state_dict": held, "state_dict_ema": other}))
+    assert report.notes == ("not read: what the file holds beside 'state_dict', under state_dict_ema",)
+    path = saved(tmp_path / "x.pth", {"state_dict": held, "model": other, "epoch": 1})
+    with pytest.raises(UserError, match="tensors by name under state_dict and model, expected one of them"):
+        import_encoder(path)

@@ -74,6 +74,8 @@ def test_a_truncated_file_is_one_line(zipped: bool, tmp_path: Path) -> None:
     [
         (b"", "empty"),
         (b"\n<!DOCTYPE html><html><title>Drive</title></html>", "a web page"),
+        (b"\xef\xbb\xbf<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of git-lfs"),
         (b"hello, world", "truncated or not a file of weights"),
         (b"\x40\x00\x00\x00\x00\x00\x00\x00{'cut", "truncated or not a safetensors file"),
     ],
@@ -88,6 +90,11 @@ def test_what_is_no_file_of_weights_is_one_line(content: bytes, message: str, tm
     [
         ({}, "holds nothing"),
         ({"state_dict": {}}, "holds nothing"),
+        (torch.zeros(3), "holds a Tensor"),
+        ({"a": torch.eye(2).to_sparse()}, "'a' is sparse or has no numbers"),
+        ({"a": torch.zeros(2, device="meta")}, "'a' is sparse or has no numbers"),
+        ({"a" * 1000: torch.zeros(2)}, "a name of 1000 characters"),
+        ({"a\nb": torch.zeros(2)}, r"a name of 3 characters \('a\\nb'"),
         ([1, 2], "holds a list"),
         ({"epoch": 3, "a": torch.ones(1)}, "'epoch' is no tensor"),
     ],

@@ -12,10 +12,11 @@ from scipy.stats import norm
 
 from robustcl.models.errors import UserError
 from robustcl.reports import corruptions, figures
-from robustcl.reports.frame import frame, summary, verdicts
+from robustcl.reports.frame import frame
 from robustcl.reports.report import report
 from robustcl.reports.statistics import interval, wilson
 from robustcl.reports.table import tables
+from robustcl.reports.verdicts import summary, verdicts
 from tests.reports.synthetic import cell, records, save, write_run
 
 ATTACKS = ["fog-1", "fog-3", "jpeg_compression-1", "jpeg_compression-3"]

@@ -222,3 +222,20 @@ def test_the_scatter_marks_chance_where_it_is_in_sight(tmp_path: Path) -> None:
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert sorted(tuple(np.ptp(line.get_xydata(), axis=0) == 0) for line in dotted) == [(False, True), (True, False)]
     assert all(10 in np.asarray(line.get_xydata()) for line in dotted)
+
+
+def test_as_many_schemes_as_there_can_be_have_a_marker_each_and_a_whole_legend(tmp_path: Path) -> None:
+    names = ["SLF", "ALF", "SFF", "AFF", "LP-AFF", "semi-1", "semi-10"]
+    schemes = ["as given", *(f"{name} ({of})" for name in names for of in ("last", "best val"))]
+    held = answers(10, 8, {"pgd-20": 6}, PGD)
+    cells = [(cell("advcl", name, judges=PGD, stage=f"s{place}"), held) for place, name in enumerate(schemes)]
+    with style.style():
+        (table,) = tables(frame(write_run(tmp_path / "runs", cells)))
+        figure = figures.clean_against_robust(table)
+        assert figure is not None
+        FigureCanvasAgg(figure).draw()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == schemes
+    assert len({str(line.get_marker()) for line in legend.get_lines()}) == len(schemes)
+    inside, found = figure.bbox, legend.get_window_extent()
+    assert inside.x0 <= found.x0 and found.x1 <= inside.x1

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import frame, summary, verdicts
+from robustcl.reports.frame import frame
+from robustcl.reports.verdicts import summary, verdicts
 from tests.reports.synthetic import JUDGES, answers, cell, records, save, write_run
 
 TEN = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)

@@ -28,7 +28,7 @@ def given(**changes: Any) -> dict[str, Any]:
 def one(tmp_path: Path, **changes: Any) -> dict[str, Any]:
     held = given(**changes)
     write_run(tmp_path, [(held, answers(300, 250, {"pgd-20": 130, "autoattack": 121}, held["judges"]))])
-    (found,) = model_info(frame(tmp_path), "resnet (depth 18)").values()
+    (found,) = model_info(frame(tmp_path), {held["stage"]: "resnet (depth 18)"}).values()
     return found
 
 
@@ -63,7 +63,7 @@ def test_only_standard_autoattack_is_exported(tmp_path: Path) -> None:
         (given(encoder="c", stage="c", judges={"autoattack-plus": ["apgd-ce"]}), None),
     ]
     write_run(tmp_path, cells)
-    assert model_info(frame(tmp_path), "") == {}
+    assert model_info(frame(tmp_path), {}) == {}
     with pytest.raises(UserError, match="no finished cell has the judge autoattack"):
         write(tmp_path)
 
@@ -85,9 +85,19 @@ def test_names_are_file_names_and_other_radii_are_files_of_their_own(tmp_path: P
         (given(encoder="net/a b", stage="2", eps="4/255", headline=False), rows),
         (given(encoder="net/a b", stage="3", norm="l2", eps="1/2"), rows),
     ])  # fmt: skip
-    assert set(model_info(frame(tmp_path), "")) == {
+    assert set(model_info(frame(tmp_path), {})) == {
         "cifar10/Linf/net-a-b.json", "cifar10/Linf/net-a-b_eps-4-255.json", "cifar10/L2/net-a-b.json",
     }  # fmt: skip
+
+
+def test_every_row_has_its_own_architecture(tmp_path: Path) -> None:
+    # A grid over [encoder], or an imported encoder beside our own: one suite, several networks.
+    networks = [{"name": "tiny", "width": 4}, {"name": "resnet", "depth": 18, "stem": "3x3"}]
+    rows = answers(20, 15, {"pgd-20": 9, "autoattack": 8}, JUDGES)
+    made = [given(encoder=f"e{n}", stage=f"{n}", scheme="SLF", architecture=of) for n, of in enumerate(networks)]
+    write_run(tmp_path, [(one, rows) for one in made])
+    found = {path.stem: json.loads(path.read_text())["architecture"] for path in write(tmp_path)}
+    assert found == {"e0_SLF": "tiny (width 4)", "e1_SLF": "resnet (depth 18, stem 3x3)"}
 
 
 def test_robustbench_reads_it(

@@ -11,10 +11,11 @@ from robustcl.bench.findings import read_reliability
 from robustcl.models.errors import UserError
 from robustcl.reports import matrix, writers
 from robustcl.reports.evaluation import Evaluation
-from robustcl.reports.frame import frame, summary
+from robustcl.reports.frame import frame
 from robustcl.reports.statistics import detectable
 from robustcl.reports.table import Table, tables
 from robustcl.reports.trust import Notes, small_n, with_small_n
+from robustcl.reports.verdicts import summary
 from tests.reports.synthetic import JUDGES, answers, cell, found, told, write_run
 
 ROWS = answers(200, 180, {"pgd-20": 100, "autoattack": 80}, JUDGES)
