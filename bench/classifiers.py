@@ -7,26 +7,30 @@ from typing import Any
 from robustcl.bench.encoders import Encoders
 from robustcl.bench.finetuning import subset
 from robustcl.bench.per_method import kind, recipe_row
-from robustcl.bench.profiles import read_scheme
+from robustcl.bench.profiles import changed, read_scheme
 from robustcl.bench.scheme import Choice, Scheme
 from robustcl.bench.schemes.labelled import Labelled
 from robustcl.bench.schemes.semi import Semi
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import Row, Suite
 from robustcl.models.errors import UserError
-from robustcl.models.value import plain
+from robustcl.models.value import Table, plain
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.method import identity
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A classifier of a row: the scheme that it comes from, which epoch's it is, and its name in the table."""
+    """A classifier of a row: the scheme that it comes from, which epoch's it is, and its name in the table.
+
+    `changed` is what the suite has other than the profile (see `profiles.changed`).
+    """
 
     name: str
     scheme: Scheme
     choice: Choice
     stage: Stage
+    changed: Mapping[str, Any]
 
 
 class Classifiers:
@@ -42,19 +46,22 @@ class Classifiers:
         if scheme.held and scheme.held > len(self.images):
             where, most = f"{self.suite.name}.finetune.{name}.validation", len(self.images)
             raise UserError(f"{where}: {scheme.held}, expected at most the number of training images, {most}")
+        odd = changed(scheme, self.scheme(row, name, {}))
         for run in scheme.runs:
             stage = self._stage(row, name, run)
             for choice in run.selection:
                 words = {"last": "last", "best_val": "best val"}[choice]
                 shown = f"{name} ({words})" if len(scheme.selection) > 1 else name
-                yield Outcome(name=shown, scheme=run, choice=choice, stage=stage)
+                yield Outcome(name=shown, scheme=run, choice=choice, stage=stage, changed=odd)
 
-    def scheme(self, row: Row, name: str) -> Scheme:
-        """The scheme of this name for a row: the suite's, or that of the row's method where it has one of its own."""
-        if not self.suite.per_method and name in self.suite.finetune:
-            return self.suite.finetune[name]
+    def scheme(self, row: Row, name: str, fields: Table | None = None) -> Scheme:
+        """The scheme of this name for a row: the profile's, or that of the row's method where it has one of its own.
+
+        With what the suite sets, or else with these `fields`.
+        """
         where, data = f"{self.suite.name}.finetune", self.suite.target or self.suite.data
-        fields = self.suite.table["finetune"].get(name, {})
+        if fields is None:
+            fields = self.suite.table["finetune"].get(name, {})
         made_by = self.encoders.layout(row.entry) or kind(self.suite, row.entry)
         own = recipe_row(made_by, name, data, self.images, where) if self.suite.per_method else None
         return read_scheme({"scheme": name, **fields}, f"{where}.{name}", self.suite.profile, own)

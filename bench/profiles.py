@@ -116,7 +116,30 @@ def read_scheme(
         raise unknown(where, "scheme", name, known)
     fields = {key: entry for key, entry in table.items() if key != "scheme"}
     base = merge(plain(known[name]), row or {})
-    return read(type(known[name]), merge(base, fields), where)
+    found = read(type(known[name]), merge(base, fields), where)
+    if name == "SLF" and getattr(found, "begins", "zero") != "zero":
+        raise UserError(f"{where}.begins: 'SLF' is wrong, expected 'zero': SLF has no other head to begin with")
+    return found
+
+
+def changed(scheme: Scheme, base: Scheme) -> dict[str, str | int | float | None]:
+    """What a suite's scheme has other than the profile's, by path; None where the new value is more than a word.
+
+    What a protocol tells of every scheme (epochs, selection, what is held out) is left out.
+    """
+    told = ("training.epochs", "selection", "validation", "last_on")
+    new, old = _leaves(plain(scheme)), _leaves(plain(base))
+    odd = [path for path in dict.fromkeys([*new, *old]) if path not in told and new.get(path) != old.get(path)]
+    words = {path.removesuffix(".ops"): new.get(path) for path in odd}  # a recipe is known by its name
+    return {path: entry if isinstance(entry, str | int | float) else None for path, entry in words.items()}
+
+
+def _leaves(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The entries of nested tables by their path."""
+    found: dict[str, Any] = {}
+    for key, entry in table.items():
+        found |= _leaves(entry, f"{above}{key}.") if isinstance(entry, Mapping) else {f"{above}{key}": entry}
+    return found
 
 
 def read_schemes(table: Table, name: str) -> tuple[str, bool, dict[str, Scheme]]:
@@ -131,6 +154,9 @@ def read_schemes(table: Table, name: str) -> tuple[str, bool, dict[str, Scheme]]
         raise UserError(f"{where}.per_method: {per_method!r} is wrong, expected true or false")
     if per_method and profile == "autolora":
         raise UserError(f"{where}.per_method: fixes the rates that profile autolora finds by itself, expected false")
+    for key, entry in tables.items():
+        if not isinstance(entry, dict) and key not in schemes(profile, where):
+            raise unknown(f"{where}.{key}", "key", key, ["profile", "per_method", *schemes(profile, where)])
     parts = entries({"finetune": tables}, name, "finetune")
     found = {key: read_scheme({"scheme": key, **part}, f"{where}.{key}", profile) for key, part in parts.items()}
     if not found:

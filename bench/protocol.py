@@ -13,7 +13,7 @@ def terms(row: Row, outcome: Outcome, classifiers: Classifiers, test: Images) ->
     """The protocol of a cell: numbers whose terms differ are not of one kind.
 
     `n_train` counts the images that are trained on, `labels` those of them whose labels are, `n` those that are judged,
-    `held_out` the training images that were asked after every epoch.
+    `held_out` the training images that were asked after every epoch, `changed` what a suite changed of a recipe.
     """
     suite, encoders, scheme = classifiers.suite, classifiers.encoders, outcome.scheme
     n = len(classifiers.images)
@@ -21,6 +21,7 @@ def terms(row: Row, outcome: Outcome, classifiers: Classifiers, test: Images) ->
     return {
         "profile": suite.profile,
         "per_method": suite.per_method,
+        "changed": dict(outcome.changed),
         "selection": outcome.choice,
         "epochs": scheme.training.epochs,
         "n_train": trained,
@@ -39,10 +40,11 @@ def terms(row: Row, outcome: Outcome, classifiers: Classifiers, test: Images) ->
 def words(name: str, told: Terms) -> str:
     """The same in words, for the scheme of this name."""
     best = f"best epoch on {told['held_out']} held-out training images"
+    profile = f"profile {told['profile']}{' with recipes per method' if told['per_method'] else ''}"
     parts = [
         f"route {told['route']}",
         *([f"pretraining's epoch {told['snapshot']}"] if told["snapshot"] else []),
-        f"profile {told['profile']}{' with recipes per method' if told['per_method'] else ''}",
+        profile + _changed(told["changed"]),
         f"{name} {told['epochs']} epochs, {best if told['selection'] == 'best_val' else 'last epoch'}",
         f"{told['n_train']} training images",
         *([f"{told['labels']} of them with labels"] if told["labels"] < told["n_train"] else []),
@@ -51,6 +53,12 @@ def words(name: str, told: Terms) -> str:
         *(["external data"] if told["external_data"] else []),
     ]
     return ", ".join(parts)
+
+
+def _changed(of: Terms) -> str:
+    """What a suite changed of a profile's recipe, so that no number goes by the name of a profile that it is not of."""
+    told = [path if entry is None else f"{path} {entry}" for path, entry in of.items()]
+    return f" but for {' and '.join(told)}" if told else ""
 
 
 def _input(constants: dict[str, tuple[float, ...] | None] | None) -> str:

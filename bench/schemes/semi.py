@@ -3,7 +3,7 @@
 from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -59,6 +59,12 @@ class Semi(Scheme):
     soft: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=1.0, gt=0)
     beta: float = Field(default=6.0, ge=0)
+
+    @model_validator(mode="after")
+    def _answers(self) -> "Semi":
+        if self.labeller.held or self.labeller.begins != "zero":
+            raise ValueError("labeller: chooses an epoch or begins as SLF, expected its last epoch and a new head")
+        return self
 
     @property
     def facts(self) -> Facts:

@@ -142,6 +142,7 @@ def test_terms_say_what_a_number_is(tmp_path: Path, data: Path) -> None:
     assert terms == {
         "profile": "paper_advcl",
         "per_method": False,
+        "changed": {"training.batch": 256, "weak": None, "ascent.steps": 1},
         "selection": "best_val",
         "epochs": 3,
         "n_train": 180,
@@ -159,7 +160,8 @@ def test_terms_say_what_a_number_is(tmp_path: Path, data: Path) -> None:
     semi = cell(made, "at", "semi-10")
     assert (semi["terms"]["n_train"], semi["terms"]["labels"]) == (180, 20)
     assert semi["protocol"] == (
-        "route normal, profile paper_advcl, semi-10 1 epochs, best epoch on 20 held-out training images, "
+        "route normal, profile paper_advcl but for training.batch 512 and labeller.training.epochs 1 and labeller.weak "
+        "and weak and ascent.steps 1, semi-10 1 epochs, best epoch on 20 held-out training images, "
         "180 training images, 20 of them with labels, input normalised (mean 0.5, std 0.2)"
     )
     held = planned(tmp_path, data, "data.holdout=5", more="")

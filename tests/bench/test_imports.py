@@ -97,7 +97,8 @@ def test_an_official_file_is_judged_on_every_route_that_is_asked_for(tmp_path: P
         assert torch.equal(judged(x), held(x, route))
     protocols = {cell["encoder"]: cell["protocol"] for cell in job.plan.cells}
     assert protocols["theirs@normal"] == (
-        "route normal, profile paper_advcl, SLF 1 epochs, best epoch on 20 held-out training images, "
+        "route normal, profile paper_advcl but for training.batch 64 and weak, "
+        "SLF 1 epochs, best epoch on 20 held-out training images, "
         "180 training images, imported from layout advcl, input raw, external data"
     )
     assert {cell["encoder"]: cell["method"] for cell in job.plan.cells}["theirs"] == "import"

@@ -300,7 +300,8 @@ def test_a_snapshot_is_told_apart_and_moves_no_other_row(tmp_path: Path) -> None
     assert early.part == {**last.part, "snapshot": 1}
     assert early.parents["encoder"].key == last.parents["encoder"].key
     protocols = {cell["encoder"]: cell["protocol"] for cell in both.cells}
-    said = "profile paper_advcl, SLF 1 epochs, last epoch, 1437 training images, input raw"
+    told = "SLF 1 epochs, last epoch, 1437 training images, input raw"
+    said = f"profile paper_advcl but for training.batch 256 and weak, {told}"
     assert protocols["student"] == f"route normal, {said}"
     assert protocols["student@1"] == f"route normal, pretraining's epoch 1, {said}"
 

@@ -11,7 +11,7 @@ from robustcl.bench.datasets.cifar10 import Cifar10
 from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.per_method import DATA, OTHER, ROWS, kind, recipe_row
-from robustcl.bench.profiles import PROFILES, read_scheme, schemes
+from robustcl.bench.profiles import PROFILES, changed, read_scheme, schemes
 from robustcl.bench.scheme import Scheme
 from robustcl.bench.schemes.autolora import AutoLoRa
 from robustcl.bench.schemes.labelled import Labelled
@@ -236,13 +236,25 @@ def test_a_profile_is_a_plain_key_of_a_suite(tmp_path: Path, profile: str) -> No
         (["finetune.AFG={}"], "tiny.finetune.AFG: unknown scheme 'AFG'"),
         (["finetune.per_method=1"], "tiny.finetune.per_method: 1 is wrong, expected true or false"),
         (["finetune.per_method=true", "finetune.profile=autolora"], "that profile autolora finds by itself"),
-        (["finetune.prof=robustssl"], "tiny.finetune.prof"),
+        (["finetune.prof=robustssl"], "unknown key 'prof', expected one of AFF"),
+        (["finetune.per_methd=true"], "did you mean 'per_method'?"),
+        (["finetune.SLF.begins=SLF"], "tiny.finetune.SLF.begins: 'SLF' is wrong, expected 'zero'"),
+        (["finetune.semi-1={labeller={begins='SLF'}}"], "labeller: chooses an epoch or begins as SLF"),
+        (["finetune.semi-1={labeller={selection=['best_val']}}"], "labeller: chooses an epoch or begins as SLF"),
     ],
 )
 def test_wrong_keys_of_finetune_are_one_line(tmp_path: Path, overrides: list[str], says: str) -> None:
     with pytest.raises(UserError) as caught:
         read_suite(write_suite(tmp_path), overrides)
     assert says in one_line(caught.value)
+
+
+def test_what_a_suite_changes_of_a_recipe_is_told_by_its_path() -> None:
+    base = schemes("robustssl")["SLF"]
+    assert changed(base, base) == {}
+    fields = {"training": {"batch": 64, "epochs": 3, "schedule": {"milestones": [1]}}, "selection": ["best_val"]}
+    other = read_scheme({"scheme": "SLF", **fields}, "x", "robustssl")
+    assert changed(other, base) == {"training.batch": 64, "training.schedule.milestones": None}
 
 
 def test_a_scheme_says_what_it_trains_on_and_what_it_costs() -> None:
