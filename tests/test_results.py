@@ -56,6 +56,7 @@ def squeezed(text: str) -> str:
 
 def test_there_are_results() -> None:
     assert {path.name for path in MINI} == {"mnist", "cifar10"}
+    assert {path.parent.name for path in RUNS} == {"table1-mini", "seeds-mini"}
 
 
 @pytest.mark.parametrize("run", RUNS, ids=name)
