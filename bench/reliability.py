@@ -202,7 +202,10 @@ def _zero_gradient(look: _Look, judges: Mapping[str, Sequence[Attack]]) -> Findi
     if blind:
         advice = "the softmax is saturated: judge with pgd-margin-20, apgd-t or autoattack"
     else:
-        advice = "gradients are masked: judge with square, or attack through a differentiable stand-in"
+        advice = (
+            "gradients are masked: the lowest column, with square beside it, is an upper bound; attack through a "
+            "differentiable stand-in for what masks them (BPDA) as a callable of your own"
+        )
     return Finding(
         check="zero_gradient",
         value=max(entropy, margin) / n if n else 0.0,

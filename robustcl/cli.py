@@ -54,7 +54,10 @@ def evaluate(
     attacks: Annotated[list[str] | None, typer.Option(help="Judges, default pgd-20,autoattack (see ls).")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="So many test images, drawn once; default all.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    batch: Annotated[int, typer.Option(min=1, help="Images at a time; part of what AutoAttack does.")] = 256,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images at a time; part of what AutoAttack does. Default 256, with --budget 32."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     runs: Annotated[Path | None, typer.Option(help="The run folder; default runs/evaluate-<name>.")] = None,
     name: Annotated[str | None, typer.Option(help="The row of the table; default the file and the factory.")] = None,
@@ -87,7 +90,7 @@ def evaluate(
         attacks=attacks or ["pgd-20,autoattack"],
         images=images,
         seed=seed,
-        batch=batch,
+        batch=batch or (32 if budget else 256),  # a budget counts whole batches alone
         device=device,
         runs=runs,
         name=name,

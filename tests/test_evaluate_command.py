@@ -253,6 +253,13 @@ def test_a_budget_goes_on_where_it_stopped(call: Call) -> None:
     assert whole["image"].nunique() == 360
 
 
+def test_a_budget_counts_small_blocks_unless_told_otherwise(call: Call) -> None:
+    words = ("evaluate", "their_net.py:make", "--data", "digits", "--eps", "1/10", "--attacks", "pgd-2")
+    assert "in blocks of 32 images" in call(*words, "--budget", "1h", "--dry-run").out
+    assert "in blocks of 64 images" in call(*words, "--budget", "1h", "--batch", "64", "--dry-run").out
+    assert "batch 256" in call(*words, "--attacks", "apgd-ce", "--images", "4").out
+
+
 def test_a_budget_has_the_records_of_no_budget_where_batches_play_no_part(call: Call) -> None:
     words = (
         "evaluate",
