@@ -114,7 +114,8 @@ class Classifiers:
         return part
 
     def _made(self, row: Row, name: str, part: dict[str, Any], parents: Mapping[str, Stage], passes: int) -> Stage:
-        label = f"finetune {self.encoders.label(str(row))} {name}"
+        seeds = self.encoders.seeds("pretrain", "finetune")
+        label = f"finetune {self.encoders.label(str(row))} {name}{seeds}"
         stage = Stage(kind="finetune", part=part, parents=dict(parents), label=label)
         self.cost[stage.key] = passes
         return stage

@@ -85,7 +85,8 @@ class Draft:
             **({} if outcome.choice == "last" else {"selection": outcome.choice}),
         }
         name = self.encoders.label(str(row))
-        label = f"evaluate {name} {outcome.name} at {threat.eps}"
+        seeds = self.encoders.seeds("pretrain", "finetune", "judge")
+        label = f"evaluate {name} {outcome.name} at {threat.eps}{seeds}"
         stage = Stage(kind="evaluate", part=part, parents=parents, label=label)
         self.ends.append(stage)
         passes = most(bench, self.test.classes, len(self.test), threat.norm)
@@ -123,7 +124,7 @@ class Draft:
             "images": len(self.test),
             **({} if outcome.choice == "last" else {"selection": outcome.choice}),
         }
-        label = f"corrupt {cell['encoder']} {cell['scheme']}"
+        label = f"corrupt {cell['encoder']} {cell['scheme']}{self.encoders.seeds('pretrain', 'finetune')}"
         stage = Stage(kind="corrupt", part=part, parents={"classifier": outcome.stage}, label=label)
         self.ends.append(stage)
         self.cost[stage.key] = len(self.test) * len(given.attacks)

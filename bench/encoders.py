@@ -6,6 +6,7 @@ from robustcl.bench.files import Files
 from robustcl.bench.imports import import_stage
 from robustcl.bench.labels import LabelFile, Labels, Own, Saved
 from robustcl.bench.place import outside
+from robustcl.bench.seeds import mark
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import RANDOM, Pretrain, Suite, encoders_below, random_encoder
 from robustcl.models.convert import Report
@@ -69,6 +70,10 @@ class Encoders:
         held = self._import(name)[1] if name in self.suite.imports else self._entry(name)
         return {"mean": held.mean, "std": held.std} if held.mean or held.std else None
 
+    def seeds(self, *roles: str) -> str:
+        """What a stage's label says of its seeds, where the suite has several."""
+        return mark(self.suite.seeds, self.suite.table.get("seeds", {}), *roles)
+
     def label(self, name: str) -> str:
         """A row's name, with the point of the grid behind it."""
         return f"{name} ({self.suite.point})" if self.suite.point and name != RANDOM else name
@@ -112,7 +117,9 @@ class Encoders:
         labels = self._read(name)
         if labels:
             parents["labels"] = self._labels(labels)
-        stage = Stage(kind="pretrain", part=part, parents=parents, label=f"pretrain {self.label(name)}")
+        stage = Stage(
+            kind="pretrain", part=part, parents=parents, label=f"pretrain {self.label(name)}{self.seeds('pretrain')}"
+        )
         self.cost[stage.key] = training_cost(method, self.images)
         return stage
 
@@ -159,7 +166,7 @@ class Encoders:
                 part |= {"fit": plain(labels.fit), "seed": self.suite.seeds.pretrain}
             source = labels.source
             parents = {"encoder": self.stage(source.encoder)} if isinstance(source, Own) else {}
-            stage = Stage(kind="labels", part=part, parents=parents, label=f"labels {name}")
+            stage = Stage(kind="labels", part=part, parents=parents, label=f"labels {name}{self.seeds('pretrain')}")
             self.files.once(stage.key, lambda: self._try_out(stage))
             self.cost[stage.key] = len(self.images) if labels.fit else 0
             self.labelled[name] = stage

@@ -1,6 +1,8 @@
 """The only owner of the seeds of a suite: one per part of the work, or several, a suite for each combination."""
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import Field
 
@@ -27,3 +29,9 @@ def combinations(table: Table, where: str) -> list[Seeds]:
         if not given or any(given.count(one) > 1 for one in given):
             raise UserError(f"{where}.{key}: {given} is wrong, expected at least one seed, each once")
     return [read(Seeds, dict(zip(lists, chosen, strict=True)), where) for chosen in itertools.product(*lists.values())]
+
+
+def mark(seeds: Seeds, table: Mapping[str, Any], *roles: str) -> str:
+    """`, finetune seed 2`: the seeds of these roles of which a suite's `table` lists several, for people."""
+    several = [role for role in roles if isinstance(table.get(role), list) and len(table[role]) > 1]
+    return "".join(f", {role} seed {getattr(seeds, role)}" for role in several)

@@ -449,3 +449,14 @@ def test_weights_that_are_not_there_are_one_line(
     with pytest.raises(UserError) as caught:
         planned(tmp_path, more=more + "[pretrain.x]\nmethod = 'advcl'\nlabels = 'vision'\n")
     assert says in one_line(caught.value)
+
+
+def test_stages_of_several_seeds_say_which(tmp_path: Path) -> None:
+    made = planned(tmp_path, "seeds.finetune=[0, 3]", "seeds.judge=[5]", more="")
+    labels = [stage.label for stage in made.stages if " at" in stage.label]
+    assert [label for label in labels if label.startswith("finetune at")] == [
+        "finetune at SLF, finetune seed 0",
+        "finetune at SLF, finetune seed 3",
+    ]
+    assert "pretrain at" in labels
+    assert any(label.endswith("at 1/10, finetune seed 3") for label in labels)
