@@ -176,7 +176,7 @@ def _caption(cells: pd.DataFrame, singles: pd.DataFrame) -> str:
     """What a number of the table means: suite, data, threat, images, attacks, interval, seeds, protocol, trust."""
     first = cells.iloc[0]
     threat = f"{first['norm']} {first['eps']} ({first['radius']:.5g})"
-    protocol = _stated(cells, cells["protocol"].astype(str))
+    protocol = _protocol(cells)
     seeds = _stated(cells, over_seeds.told(cells, singles))
     least = 100 * detectable(int(cells["n"].min()))
     parts = [
@@ -233,6 +233,32 @@ def _images(cells: pd.DataFrame) -> str:
 
 def _range(counts: Sequence[int]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def _protocol(cells: pd.DataFrame) -> str:
+    """The clauses that all cells share, then every other one with its cells: each clause once, none for cells alone."""
+    places = list(zip(cells["row"].astype(str), cells["scheme"].astype(str), strict=True))
+    held: dict[str, dict[tuple[str, str], None]] = {}
+    for text, place in zip(cells["protocol"].astype(str), places, strict=True):
+        for clause in filter(None, re.split(r", (?![^(]*\))", text)):  # a comma in brackets parts nothing
+            held.setdefault(clause, {})[place] = None
+    every = list(dict.fromkeys(places))
+    shared = [clause for clause, of in held.items() if len(of) == len(every)]
+    together: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for clause, of in held.items():
+        if clause not in shared:
+            together.setdefault(tuple(of), []).append(clause)
+    parts = [f"{', '.join(clauses)} ({_of(list(of), every)})" for of, clauses in together.items()]
+    return "; ".join([*([", ".join(shared)] if shared else []), *parts])
+
+
+def _of(some: Sequence[tuple[str, str]], every: Sequence[tuple[str, str]]) -> str:
+    """The cells (row, scheme) in as few names as they have: whole rows, whole schemes, or one by one."""
+    for side in (0, 1):
+        names = dict.fromkeys(place[side] for place in some)
+        if sum(place[side] in names for place in every) == len(some):
+            return ", ".join(names)
+    return ", ".join(" ".join(place) for place in some)
 
 
 def _stated(cells: pd.DataFrame, texts: pd.Series) -> str:

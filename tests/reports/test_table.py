@@ -133,7 +133,22 @@ def test_caption_owns_up_to_unlike_cells(tmp_path: Path) -> None:
     )
     assert "n = 10 to 20 images" in table.caption
     assert "AA: apgd-ce, apgd-t, fab-t, square (advcl SLF); RA (PGD-20): pgd-20; AA: apgd-ce (at SLF)" in table.caption
-    assert "protocol: last epoch, float32 judge (advcl SLF); best epoch (at SLF); " in table.caption
+    assert "protocol: last epoch, float32 judge (advcl); best epoch (at); " in table.caption
+
+
+def test_caption_says_each_clause_of_the_protocols_once(tmp_path: Path) -> None:
+    told = {
+        ("at", "SLF"): "route normal, SLF 25 epochs, input normalised (mean 0.5, std 0.2)",
+        ("at", "AFF"): "route normal, AFF 7 epochs, input normalised (mean 0.5, std 0.2)",
+        ("advcl", "SLF"): "route pgd, SLF 25 epochs, input normalised (mean 0.5, std 0.2)",
+        ("advcl", "AFF"): "route pgd, AFF 7 epochs, input normalised (mean 0.5, std 0.2), external data",
+    }
+    cells = [(cell(*key, stage="".join(key), protocol=text), TEN) for key, text in told.items()]
+    (table,) = made(tmp_path, *cells)
+    assert (
+        "protocol: input normalised (mean 0.5, std 0.2); route normal (at); SLF 25 epochs (SLF); AFF 7 epochs (AFF); "
+        "route pgd (advcl); external data (advcl AFF); reliability"
+    ) in table.caption
 
 
 def test_caption_states_n_per_column_where_it_differs(tmp_path: Path) -> None:
