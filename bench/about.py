@@ -1,7 +1,6 @@
 """The only owner of what a records file says of itself: threat, fingerprints, protocol and reliability."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -28,7 +27,7 @@ def about(
         "threat": plain(trial.threat),
         "fingerprints": fingerprints(trial.judges, trial.threat, trial.seed, images.classes),
         "protocol": history(stage),
-        "reliability": plain(replace(found, findings=(*found.findings, *doubts))),
+        "reliability": plain(found.beside(doubts)),
     }
 
 

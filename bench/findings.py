@@ -1,6 +1,7 @@
 """The only owner of what checks of a judgement come to: findings, and the verdict that they fold into (no torch)."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -43,6 +44,10 @@ class Reliability:
     def verdict(self) -> Verdict:
         """The worst verdict of all findings."""
         return worst(finding.verdict for finding in self.findings)
+
+    def beside(self, more: Iterable[Finding]) -> "Reliability":
+        """These findings and `more`, which were made elsewhere."""
+        return replace(self, findings=(*self.findings, *more))
 
     def against(self, judge: str) -> tuple[Finding, ...]:
         """What speaks against the numbers of this judge, the worst first; `NO_ATTACK` are concerned by name alone."""

@@ -15,6 +15,7 @@ from robustcl.bench.evaluate import Model, Trial, count_classes, judge
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.pace import duration
 from robustcl.bench.reliability import check
+from robustcl.bench.strays import Strays
 from robustcl.bench.runner import make, prepare
 from robustcl.console import Display
 from robustcl.models.architecture import Architecture, read_architecture
@@ -94,7 +95,8 @@ def evaluate(
     Images(images.detach(), blank, classes=1, name="evaluate")  # the images are checked before the model sees them
     classes = count_classes(model, images[:1].to(device))
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
-    trial = Trial(threat=threat, judges=judges(attacks, classes, batch_size), seed=seed, batch=batch_size)
+    held, strays = judges(attacks, classes, batch_size), Strays()
+    trial = Trial(threat=threat, judges=held, seed=seed, batch=batch_size, watch=strays.see)
     names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
     told = ""
     if budget is None:
@@ -110,7 +112,7 @@ def evaluate(
         judges=names,
         protocol=told,
         fingerprints=fingerprints(trial.judges, threat, seed, classes),
-        checked=check(model, whole, trial, records) if checks else None,
+        checked=check(model, whole, trial, records).beside(strays.findings()) if checks else None,
     )
 
 

@@ -207,3 +207,20 @@ def test_pretrain_is_given_what_a_method_needs() -> None:
         with pytest.raises(UserError) as caught:
             robustcl.pretrain(method, train.pixels, encoder=table, threat=THREAT, given=wrong)
         assert says in one_line(caught.value)
+
+
+@pytest.mark.parametrize(("reach", "verdict"), [(1, "ok"), (3, "suspect")])
+def test_a_callable_that_aims_beyond_the_ball_is_told(reach: int, verdict: str) -> None:
+    def far(
+        model: nn.Module, x: torch.Tensor, y: torch.Tensor, threat: robustcl.Threat, g: torch.Generator
+    ) -> torch.Tensor:
+        return (x + reach * float(threat.eps)).clamp(0, 1)
+
+    model = network()
+    images = images_for(model)
+    done = robustcl.evaluate(model, images.pixels, images.labels, threat=robustcl.Threat("1/20"), attacks=[far])
+    assert done.reliability is not None
+    (finding,) = (one for one in done.reliability.findings if one.check == "strays")
+    assert (finding.verdict, finding.judges) == (verdict, ("far",))
+    assert (finding.value > 0.9) == bool(finding.next) == (verdict == "suspect")
+    assert finding in done.reliability.against("far") or verdict == "ok"
