@@ -15,8 +15,8 @@ from robustcl.bench.evaluate import Model, Trial, count_classes, judge
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.pace import duration
 from robustcl.bench.reliability import check
-from robustcl.bench.strays import Strays
 from robustcl.bench.runner import make, prepare
+from robustcl.bench.strays import Strays
 from robustcl.console import Display
 from robustcl.models.architecture import Architecture, read_architecture
 from robustcl.models.architectures.resnet import Stem
