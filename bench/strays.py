@@ -32,7 +32,7 @@ class Strays:
                 check="strays",
                 value=count / n,
                 verdict="suspect" if count else "ok",
-                found=f"{judge} proposed points up to {furthest:.2g} outside the ball on {share(count, n)}; they were projected",
+                found=f"{judge} proposed points outside the ball on {share(count, n)}, up to {furthest:.2g} beyond eps",
                 next="let the attack aim at the threat that it is handed, on images in [0, 1]" if count else "",
                 judges=(judge,),
             )
