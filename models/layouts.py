@@ -191,8 +191,11 @@ def recognise(names: Collection[str], kernel: int, stored: Constants | None, whe
 
 
 def _near(one: Constants, other: Constants) -> bool:
-    pairs = [*zip(one[0], other[0], strict=False), *zip(one[1], other[1], strict=False)]
-    return all(abs(a - b) < 1e-4 for a, b in pairs)
+    """Whether both have as many channels and the same numbers, up to the rounding of a float32 file."""
+    same = [len(a) == len(b) for a, b in zip(one, other, strict=True)]
+    return all(same) and all(
+        abs(x - y) < 1e-4 for a, b in zip(one, other, strict=True) for x, y in zip(a, b, strict=True)
+    )
 
 
 def _names(layouts: Collection[Layout]) -> str:

@@ -105,6 +105,13 @@ def test_stored_constants_tell_a_stripped_deacl_from_a_converted_acl(tmp_path: P
     torch.testing.assert_close(encoder(images()), net.features(images()), atol=1e-5, rtol=1e-5)
 
 
+def test_constants_of_one_channel_are_not_those_of_three(tmp_path: Path) -> None:
+    held = under("", deacl()[0])
+    grey = held | {name: held[name][:1] for name in ("normalize.mean", "normalize.std")}
+    with pytest.raises(UserError, match="fits .*deacl.*expected layout = one of them"):
+        import_encoder(saved(tmp_path / "x.pth", grey))
+
+
 def test_safetensors_and_files_without_counters(tmp_path: Path) -> None:
     net, file = rocl()
     old = {name: tensor for name, tensor in file["model"].items() if "num_batches" not in name}
