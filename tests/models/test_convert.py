@@ -108,7 +108,7 @@ def test_stored_constants_tell_a_stripped_deacl_from_a_converted_acl(tmp_path: P
 def test_constants_of_one_channel_are_not_those_of_three(tmp_path: Path) -> None:
     held = under("", deacl()[0])
     grey = held | {name: held[name][:1] for name in ("normalize.mean", "normalize.std")}
-    with pytest.raises(UserError, match="fits .*deacl.*expected layout = one of them"):
+    with pytest.raises(UserError, match=r"fits .*deacl.*expected layout = one of them"):
         import_encoder(saved(tmp_path / "x.pth", grey))
 
 
