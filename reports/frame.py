@@ -51,7 +51,7 @@ def frame(runs: str | Path) -> pd.DataFrame:
     Errors: `UserError` where `runs` is no run folder or a file in it is damaged or of an unknown schema version.
     """
     folder = Path(runs)
-    suite = _suite(folder)
+    suite = suite_of(folder)
     cells = _cells(suite, folder / "suite.json")
     places = [(number, folder / "evaluate" / str(stage)) for number, stage in enumerate(cells["stage"])]
     places = [(number, stage) for number, stage in places if stage.is_dir()]
@@ -73,7 +73,8 @@ def frame(runs: str | Path) -> pd.DataFrame:
     return pd.concat([cells.iloc[of_row].reset_index(drop=True), rows], axis=1)
 
 
-def _suite(folder: Path) -> dict[str, Any]:
+def suite_of(folder: Path) -> dict[str, Any]:
+    """What `suite.json` in a run folder says. Errors: `UserError` where there is none, or it is damaged."""
     path = folder / "suite.json"
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder, expected a run folder")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robustcl.models.errors import UserError
-from robustcl.reports import corruptions, figures, matrix, writers
-from robustcl.reports.frame import frame
+from robustcl.reports import corruptions, drawing, matrix, writers
+from robustcl.reports.folder import RunFolder
 from robustcl.reports.table import tables
 
 NOTHING = "no cell of the table is finished yet"
@@ -32,12 +32,14 @@ def report(runs: str | Path, folder: str | Path | None = None) -> Report:
     Each file is replaced whole, and none before all of them could be written. Cells that are not finished show as `-`.
     Errors: `UserError` as `frame`, and where `folder` cannot be written.
     """
-    records = frame(runs)
+    run = RunFolder(Path(runs))
+    records = run.records
     target = Path(folder) if folder is not None else Path(runs) / "report"
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as hidden:
-            made = [path for part in (writers, matrix, corruptions, figures) for path in part.save(records, hidden)]
+            made = [path for part in (writers, matrix, corruptions) for path in part.save(records, hidden)]
+            made += drawing.save(run, hidden)
             paths = tuple(path.replace(target / path.name) for path in made)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from None

@@ -21,6 +21,7 @@ MARKERS: tuple[Any, ...] = (
     "o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*", "h", "d", (3, 1, 0), (4, 1, 0), (6, 1, 0),
 )  # fmt: skip
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)))
+NORMS = {"linf": "\u2113\u221e", "l2": "\u2113\u2082", "l1": "\u2113\u2081"}  # as l with its index
 QUIET, INK = "#777777", "#222222"
 _FORM: Any = {
     "font.family": "DejaVu Sans",

@@ -23,7 +23,7 @@ from robustcl.models.architecture import read_architecture
 from robustcl.models.checkpoint import save_classifier, save_encoder
 from robustcl.models.classifier import Classifier
 from robustcl.models.encoder import Encoder
-from robustcl.reports import figures
+from robustcl.reports import drawing
 from tests.models.official import torchvision
 from tests.test_cli import Call
 
@@ -70,7 +70,7 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     monkeypatch.chdir(tmp_path)
     finders = list(sys.meta_path)
     monkeypatch.setattr(sys, "meta_path", finders)
-    monkeypatch.setattr(figures, "save", lambda records, folder: [])  # most of the time, and tested elsewhere
+    monkeypatch.setattr(drawing, "save", lambda run, folder: [])  # most of the time, and tested elsewhere
     (tmp_path / "their_net.py").write_text(MODEL)
     return Call(monkeypatch, capsys)
 

@@ -11,7 +11,9 @@ import pytest
 from scipy.stats import norm
 
 from robustcl.models.errors import UserError
-from robustcl.reports import corruptions, figures
+from robustcl.reports import corruptions, drawing
+from robustcl.reports.figures.accuracy_against_eps import curves
+from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import frame
 from robustcl.reports.report import report
 from robustcl.reports.statistics import interval, wilson
@@ -151,10 +153,10 @@ def test_seeds_have_rows_of_their_own(tmp_path: Path) -> None:
 
 
 def test_figures_are_of_attacks(tmp_path: Path) -> None:
-    made = frame(written(tmp_path, {"at": corrupt(), "advcl": corrupt()}))
-    (path,) = [path for path in figures.save(made, tmp_path) if path.suffix == ".csv"]
+    run = RunFolder(written(tmp_path, {"at": corrupt(), "advcl": corrupt()}))
+    (path,) = [path for path in drawing.save(run, tmp_path, ["clean-against-robust"]) if path.suffix == ".csv"]
     assert set(pd.read_csv(path)["judge"]) == {"clean", "pgd-20"}
-    assert figures.curves(made) == []
+    assert curves(run.records) == []
 
 
 def test_intervals_of_shares() -> None:

@@ -15,7 +15,10 @@ from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
 from robustcl.models.errors import UserError
-from robustcl.reports import figures, style
+from robustcl.reports import drawing, style
+from robustcl.reports.figures.accuracy_against_eps import against_eps, curves
+from robustcl.reports.figures.clean_against_robust import clean_against_robust
+from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import frame
 from robustcl.reports.table import tables
 from tests.reports.synthetic import CURVES, JUDGES, answers, cell, write_run
@@ -41,16 +44,16 @@ def swept(
 def drawn(quickstart: Path) -> dict[str, Figure]:
     records = frame(quickstart)
     with style.style():
-        (points,), (table,) = figures.curves(records), tables(records)
-        scatter = figures.clean_against_robust(table)
+        (points,), (table,) = curves(records), tables(records)
+        scatter = clean_against_robust(table)
         assert scatter is not None
-        return {"eps": figures.against_eps(points), "scatter": scatter}
+        return {"eps": against_eps(points), "scatter": scatter}
 
 
 def test_curves_by_hand(tmp_path: Path) -> None:
     headline = answers(10, 8, {"pgd-20": 6, "autoattack": 1}, JUDGES)
     cells = [*swept("advcl", "SLF", {"1/10": 5, "1/20": 7, "3/20": 2}), (cell("advcl", "SLF"), headline)]
-    (points,) = figures.curves(frame(write_run(tmp_path / "runs", cells)))
+    (points,) = curves(frame(write_run(tmp_path / "runs", cells)))
     found = points[["eps", "radius", "judge", "n", "right", "accuracy"]].to_numpy().tolist()
     # The table's own cell speaks for 1/10.
     assert found == [
@@ -63,7 +66,7 @@ def test_curves_by_hand(tmp_path: Path) -> None:
 
 def test_an_attack_at_eps_0_is_judged_not_assumed(tmp_path: Path) -> None:
     cells = swept("advcl", "SLF", {"0": 7, "1/20": 6, "1/10": 5})
-    (points,) = figures.curves(frame(write_run(tmp_path / "runs", cells)))
+    (points,) = curves(frame(write_run(tmp_path / "runs", cells)))
     # The clean answer would say 8; a drop at eps 0 is a fault that must show.
     assert points["judge"].tolist() == ["pgd-20"] * 3
     assert points["right"].tolist() == [7, 6, 5]
@@ -73,25 +76,25 @@ def test_one_radius_is_no_curve(tmp_path: Path) -> None:
     runs = write_run(
         tmp_path / "runs", [(cell("advcl", "SLF"), answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES))]
     )
-    assert figures.curves(frame(runs)) == []
-    names = {path.name for path in figures.write(runs, tmp_path / "out")}
+    assert curves(frame(runs)) == []
+    names = {path.name for path in drawing.save(RunFolder(runs), tmp_path / "out")}
     assert names == {f"clean-against-robust.{kind}" for kind in ("png", "svg", "pdf", "csv")}
 
 
 def test_nothing_finished_is_no_figure(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "runs", [(cell("advcl", "SLF"), None)])
-    assert figures.write(runs, tmp_path / "out") == []
+    assert drawing.save(RunFolder(runs), tmp_path / "out") == []
 
 
 def test_clean_alone_is_no_scatter(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "runs", [(cell("advcl", "SLF", judges={}), answers(10, 8, {}, {}))])
     (table,) = tables(frame(runs))
     with style.style():
-        assert figures.clean_against_robust(table) is None
+        assert clean_against_robust(table) is None
 
 
 def test_lines_show_the_points(quickstart: Path, drawn: dict[str, Figure]) -> None:
-    (points,) = figures.curves(frame(quickstart))
+    (points,) = curves(frame(quickstart))
     assert [panel.get_title(loc="left") for panel in drawn["eps"].axes] == ["SLF", "AFF"]
     for panel in drawn["eps"].axes:
         part = points[points["scheme"] == panel.get_title(loc="left")]
@@ -162,7 +165,9 @@ def test_the_scatter_shows_the_table(quickstart: Path, drawn: dict[str, Figure])
 def test_an_unfinished_encoder_leaves_the_figures_whole(tmp_path: Path) -> None:
     rows = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
     cells = [(cell("simclr", "SLF"), None), (cell("advcl", "SLF"), rows), (cell("advcl", "AFF"), None)]
-    paths = figures.write(write_run(tmp_path / "runs", [*cells, *swept("advcl", "SLF", {"1/20": 7})]), tmp_path / "out")
+    paths = drawing.save(
+        RunFolder(write_run(tmp_path / "runs", [*cells, *swept("advcl", "SLF", {"1/20": 7})])), tmp_path / "out"
+    )
     assert [path.name for path in paths if path.suffix == ".png"] == [
         "accuracy-against-eps.png",
         "clean-against-robust.png",
@@ -171,7 +176,7 @@ def test_an_unfinished_encoder_leaves_the_figures_whole(tmp_path: Path) -> None:
 
 def test_files_hold_four_forms_and_the_numbers(quickstart: Path, tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
-    paths = figures.write(quickstart, tmp_path)
+    paths = drawing.save(RunFolder(quickstart), tmp_path)
     assert dict(mpl.rcParams) == before
     stems = ("accuracy-against-eps", "clean-against-robust")
     assert [path.name for path in paths] == [
@@ -185,7 +190,7 @@ def test_files_hold_four_forms_and_the_numbers(quickstart: Path, tmp_path: Path)
     data = pd.read_csv(paths[3])
     assert len(data) == 2 * 5 * 9
     assert ((data["low"] <= data["accuracy"]) & (data["accuracy"] <= data["high"])).all()
-    (points,) = figures.curves(frame(quickstart))
+    (points,) = curves(frame(quickstart))
     assert np.array_equal(data["right"], points["right"])
     assert set(pd.read_csv(paths[7])["judge"]) == {"clean", "autoattack"}
 
@@ -194,10 +199,10 @@ def test_each_norm_has_its_own_files(tmp_path: Path) -> None:
     cells = swept("advcl", "SLF", {"8/255": 5, "4/255": 7})
     cells += swept("advcl", "SLF", {"1/2": 5, "1/4": 7}, norm="l2")
     runs = write_run(tmp_path / "runs", cells)
-    stems = [path.stem for path in figures.write(runs, tmp_path / "out") if path.suffix == ".pdf"]
+    stems = [path.stem for path in drawing.save(RunFolder(runs), tmp_path / "out") if path.suffix == ".pdf"]
     assert stems == ["accuracy-against-eps-digits-linf", "accuracy-against-eps-digits-l2"]
     with style.style():
-        grey, other = (figures.against_eps(points).axes[-1] for points in figures.curves(frame(runs)))
+        grey, other = (against_eps(points).axes[-1] for points in curves(frame(runs)))
     assert "in 1/255" in grey.get_xlabel()
     assert np.allclose(grey.lines[0].get_xdata(), [0, 4, 8])
     assert "1/255" not in other.get_xlabel()
@@ -207,7 +212,7 @@ def test_each_norm_has_its_own_files(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_one_line(quickstart: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file: cannot be written \(.*\), expected a writable folder$"):
-        figures.write(quickstart, tmp_path / "file")
+        drawing.save(RunFolder(quickstart), tmp_path / "file")
 
 
 def test_the_scatter_marks_chance_where_it_is_in_sight(tmp_path: Path) -> None:
@@ -217,7 +222,7 @@ def test_the_scatter_marks_chance_where_it_is_in_sight(tmp_path: Path) -> None:
         frame(write_run(tmp_path / "runs", [(cell("random", "SLF"), rows), (cell("advcl", "SLF"), better)]))
     )
     with style.style():
-        figure = figures.clean_against_robust(table)
+        figure = clean_against_robust(table)
     assert figure is not None
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert sorted(tuple(np.ptp(line.get_xydata(), axis=0) == 0) for line in dotted) == [(False, True), (True, False)]
@@ -231,7 +236,7 @@ def test_as_many_schemes_as_there_can_be_have_a_marker_each_and_a_whole_legend(t
     cells = [(cell("advcl", name, judges=PGD, stage=f"s{place}"), held) for place, name in enumerate(schemes)]
     with style.style():
         (table,) = tables(frame(write_run(tmp_path / "runs", cells)))
-        figure = figures.clean_against_robust(table)
+        figure = clean_against_robust(table)
         assert figure is not None
         figure.draw_without_rendering()
     (legend,) = figure.legends

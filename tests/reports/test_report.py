@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from robustcl.models.errors import UserError
-from robustcl.reports import figures
+from robustcl.reports import drawing
 from robustcl.reports.report import report
 from robustcl.reports.writers import terminal
 from tests.reports.synthetic import JUDGES, answers, cell, plausible, write_run
@@ -64,7 +64,7 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: pyte
     def full(*_: object) -> list[Path]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(figures, "save", full)
+    monkeypatch.setattr(drawing, "save", full)
     with pytest.raises(UserError, match=r"report: cannot be written \(No space left on device\)"):
         report(runs)
     assert {path.name: path.read_bytes() for path in (runs / "report").iterdir()} == before

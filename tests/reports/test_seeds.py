@@ -10,7 +10,7 @@ import pytest
 
 from robustcl.models.errors import UserError
 from robustcl.reports import writers
-from robustcl.reports.figures import curves
+from robustcl.reports.figures.accuracy_against_eps import curves
 from robustcl.reports.frame import frame
 from robustcl.reports.pairs import pairs
 from robustcl.reports.seeds import attack, pooled
