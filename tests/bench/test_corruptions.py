@@ -250,9 +250,9 @@ def test_a_suite_has_a_corruption_accuracy(tmp_path: Path, digits_c: Path) -> No
     at = rows[(rows["encoder"] == "at") & rows["headline"] & rows["judge"].isin(["clean", "corruptions"])]
     answers = at.pivot_table(index="image", columns="attack", values="margin", observed=True)
     assert len(answers) == 40
-    assert answers["fog-1"].equals(answers["clean"]), "fog changed nothing"
-    assert answers["fog-3"].equals(answers["clean"])
-    assert not answers["snow-1"].equals(answers["clean"])
+    # Batches differ in size, and some CPUs round a convolution's last bits by it.
+    same = {name: np.allclose(answers[name], answers["clean"], rtol=0, atol=1e-5) for name in answers}
+    assert same == {"clean": True, "fog-1": True, "fog-3": True, "snow-1": False, "snow-3": False}
     right = at[at["judge"] == "corruptions"].groupby("attack", observed=True)["right"].mean()
     assert of.loc["corruptions", "accuracy"] == pytest.approx(right.mean())
     assert not len(numbers[(numbers["judge"] == "corruptions") & ~numbers["headline"]])
