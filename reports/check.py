@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from robustcl.bench.findings import UNCHECKED, VERDICTS
 from robustcl.models.errors import UserError
-from robustcl.reports.baseline import Baseline, Row, names, rows_of
+from robustcl.reports.baseline import Baseline, Row, chosen, names, rows_of
 from robustcl.reports.statistics import difference, images_for
 
 Outcome = Literal["ok", "regression", "undecided"]
@@ -43,7 +43,8 @@ class Compared:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Check:
-    """What a check came to. `margin` and `level` as in `check`; `new` names the rows that the baseline lacks."""
+    """What a check came to. `margin` and `level` as in `check`; `new` names the rows (but for the
+    random encoder's, a control) that the baseline lacks."""
 
     rows: tuple[Compared, ...]
     new: tuple[str, ...] = ()
@@ -73,21 +74,23 @@ def check(records: pd.DataFrame, baseline: Baseline, margin: float = MARGIN, lev
     intersection-union tests).
     Errors: `UserError` where the records lack rows of the baseline or are of other images or another attack.
     """
+    return check_rows(rows_of(records), baseline, margin, level)
+
+
+def check_rows(rows: Sequence[Row], baseline: Baseline, margin: float = MARGIN, level: float = LEVEL) -> Check:
+    """As `check`, for the rows of the run."""
     _ranges(margin, level)
-    now = {row.key: row for row in rows_of(records)}
-    _complete(baseline.rows, list(now.values()))
+    now = {row.key: row for row in rows}
+    _complete(baseline.rows, rows)
     told = dict(zip((row.key for row in baseline.rows), names(baseline.rows), strict=True))
     pairs = [(before, now[before.key]) for before in baseline.rows]
     for before, after in pairs:
         _same(told[before.key], before, after)
-    held = [
-        compare(told[before.key], before, after, margin=margin, level=level, rows=len(pairs)) for before, after in pairs
-    ]
-    extra = [row for key, row in now.items() if key not in told]
-    notes = [note for row in held for note in _notes(row)]
-    return Check(
-        rows=tuple(held), new=tuple(names(extra)), notes=tuple(dict.fromkeys(notes)), margin=margin, level=level
-    )
+    rates: dict[str, Any] = {"margin": margin, "level": level}
+    held = [compare(told[before.key], before, after, rows=len(pairs), **rates) for before, after in pairs]
+    new = names(chosen([row for key, row in now.items() if key not in told]))
+    notes = dict.fromkeys(note for row in held for note in _notes(row))
+    return Check(rows=tuple(held), new=tuple(new), notes=tuple(notes), **rates)
 
 
 def compare(name: str, before: Row, now: Row, *, margin: float, level: float, rows: int = 1) -> Compared:
