@@ -112,7 +112,7 @@ def test_the_bounds_of_a_difference_without_a_flip_are_those_of_nothing_in_n() -
 def test_the_bounds_of_a_difference_by_hand() -> None:
     # One side alone: the exact limits of 7 of 50, against the upper limit of 0 of 50 on the other.
     low, high = difference(7, 0, 50, 0.95)
-    exact = beta.ppf([0.05, 0.95], [7, 8], [44, 43])
+    exact = [float(beta.ppf(at, k, 51 - k)) for at, k in ((0.05, 7), (0.95, 8))]
     none = 1 - 0.05 ** (1 / 50)
     assert float(low) == pytest.approx(0.14 - np.hypot(0.14 - exact[0], none))
     assert float(high) == pytest.approx(exact[1])
