@@ -219,9 +219,9 @@ def test_doubts_that_are_new_are_told_and_unreliable_is_not_ok(tmp_path: Path) -
 
 
 def test_a_changed_protocol_is_told(tmp_path: Path) -> None:
-    baseline = blessed(run(tmp_path / "before", {"a": 300}, protocol="last epoch, input normalised"))
+    baseline = blessed(run(tmp_path / "before", {"a": 300}, protocol="last epoch, input normalised (mean 0.5, std 1)"))
     done = check(run(tmp_path / "now", {"a": 300}, protocol="last epoch, input raw"), baseline)
-    assert done.notes == ("a SLF: the protocol was 'last epoch, input normalised' and is 'last epoch, input raw'",)
+    assert done.notes == ("a SLF: the protocol was 'input normalised (mean 0.5, std 1)' and is 'input raw'",)
 
 
 def most(count: int, rate: float) -> float:
@@ -273,10 +273,13 @@ def test_junit_counts_escapes_and_gives_the_same_bytes(tmp_path: Path) -> None:
     root = ElementTree.fromstring(text)
     assert root.tag == "testsuites"
     (suite,) = root
-    for part in (root, suite):
-        assert {name: part.attrib[name] for name in ("tests", "failures", "errors", "skipped")} == {
-            "tests": "6", "failures": "2", "errors": "0", "skipped": "2"
-        }  # fmt: skip
+    counts = {"tests": "6", "failures": "2", "errors": "0", "time": "0"}
+    assert root.attrib == {"name": "robustcl", **counts}
+    assert suite.attrib == {"name": "robustcl check", **counts, "skipped": "2"}
+    assert [part.tag for part in suite] == ["testcase"] * 6 + ["system-out"]
+    for case in suite.iter("testcase"):
+        assert set(case.attrib) == {"classname", "name", "time"}
+        assert all(set(part.attrib) <= {"message", "type"} for part in case)
     kinds = {case.attrib["name"]: [part.tag for part in case] for case in suite.iter("testcase")}
     assert kinds["a SLF RA (PGD-20)"] == ["failure"]
     assert kinds["b SLF RA (PGD-20)"] == ["skipped"]

@@ -1,5 +1,7 @@
 """The only owner of the tests of intervals and paired tests."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import gammaln
@@ -7,6 +9,7 @@ from scipy.stats import beta, binomtest, norm, ttest_rel
 
 from robustcl.reports.statistics import bootstrap, detectable, difference, holm, images_for, mcnemar, paired, wilson
 
+ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(0)
 
 
@@ -187,6 +190,29 @@ def test_bootstrap_covers_as_often_as_it_says() -> None:
         low, high = bootstrap(u >= 0.05, (u < 0.05) | (u >= 0.2), times=400, seed=seed)
         hits += low <= 0.10 <= high
     assert 0.90 <= hits / times <= 0.99
+
+
+def rows_of_page(title: str) -> list[list[str]]:
+    """The rows of the table of docs/statistics.md whose head begins so."""
+    lines = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith(title)) + 2
+    end = next(end for end in range(at, len(lines)) if not lines[end].startswith("|"))
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines[at:end]]
+
+
+def test_the_detectable_differences_of_the_page() -> None:
+    rows = rows_of_page("| images | unpaired, at 50 % |")
+    assert len(rows) == 6
+    for n, *told in rows:
+        assert told == [f"{100 * detectable(int(n), disagree):.1f}" for disagree in (0.5, 0.2, 0.1, 0.05, 0.02)]
+
+
+def test_the_margins_of_the_page() -> None:
+    rows = rows_of_page("| images | none flips |")
+    assert len(rows) == 6
+    for n, *told in rows:
+        flips = [int(n) * share / 2 for share in (0, 0.02, 0.05, 0.1, 0.2)]
+        assert told == [f"{100 * float(difference(half, half, int(n))[1]):.2f}" for half in flips]
 
 
 def test_detectable_differences_are_detected_as_often_as_said() -> None:
