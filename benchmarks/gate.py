@@ -4,7 +4,6 @@
 """
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -32,7 +31,7 @@ def pairs() -> tuple[Pair, ...]:
     return tuple((row, found) for row, found in other if row.seeds["finetune"] == 0 and found is not None)
 
 
-def drawn(g: np.random.Generator, n: int, drop: float = 0.0, of: Sequence[Pair] | None = None) -> Check:
+def drawn(g: np.random.Generator, n: int, drop: float = 0.0, margin: float = MARGIN) -> Check:
     """The check of a run that truly lost `drop` (a share) of every row, and nothing but chance beside it.
 
     Per row, n images are drawn again from the records, and a coin for each says which of the two seeds is called the
@@ -40,39 +39,49 @@ def drawn(g: np.random.Generator, n: int, drop: float = 0.0, of: Sequence[Pair] 
     broken at the rate that takes `drop` from the accuracy.
     """
     before, now = [], []
-    for first, second in of or pairs():
+    for first, second in pairs():
         at, coin, u = g.integers(0, first.n, n), g.random(n) < 0.5, g.random(n)
         one, two = first.right[at], second.right[at]
         kept = u >= drop / ((first.accuracy + second.accuracy) / 2)
         again = replace(first, image=np.arange(n, dtype=np.int32), label=first.label[at])
         before.append(replace(again, right=np.where(coin, one, two)))
         now.append(replace(again, right=np.where(coin, two, one) & kept))
-    return check_rows(now, Baseline(rows=tuple(before)))
+    return check_rows(now, Baseline(rows=tuple(before)), margin)
 
 
-def promised(n: int, drop: float, pair: Pair, rows: int, margin: float = MARGIN, level: float = LEVEL) -> float:
-    """The power of one row that the sample size of McNemar's test gives (R. J. Connor, 1987), at level / rows."""
+def promised(n: int, drop: float, pair: Pair, rows: int) -> float:
+    """The power of one row of so many that the sample size of McNemar's test gives (R. J. Connor, 1987)."""
     first, second = pair
     lost = drop / ((first.accuracy + second.accuracy) / 2)
     apart = first.right != second.right
     both = first.right & second.right
     # Of the images on which the seeds differ, half are right now; a broken one of those no longer differs.
     disagree = float(apart.mean() * (1 - lost / 2) + both.mean() * lost)
-    gap, alpha = drop - margin, -float(ndtri(level / rows))
+    gap, alpha = drop - MARGIN, -float(ndtri(LEVEL / rows))
     spread = max(disagree - drop * drop, 1e-12)
     return float(ndtr((gap * np.sqrt(n) - alpha * np.sqrt(disagree)) / np.sqrt(spread)))
 
 
-def honest(times: int) -> str:
-    """What checks come to where no row lost anything, and where every row lost exactly the margin."""
+def errors(times: int) -> str:
+    """What checks come to where no row lost anything, and where every row lost exactly the margin of 1 point."""
     lines = []
     for drop in (0.0, MARGIN):
         for n in (100, 300, 1000, 10_000):
-            g = np.random.default_rng(n)
-            found = [drawn(g, n, drop).outcome for _ in range(times)]
-            shares = [f"{100 * found.count(kind) / times:.1f}" for kind in ("regression", "undecided", "ok")]
-            lines.append([f"{100 * drop:g}", f"{n:,}", *shares])
+            lines.append([f"{100 * drop:g}", f"{n:,}", *_outcomes(times, n, drop, MARGIN)])
     return grid(["true drop", "images", "regression", "cannot tell", "ok"], lines, names=0)
+
+
+def margins(times: int) -> str:
+    """What checks come to where no row lost anything, under wider margins."""
+    asked = [(margin, n) for margin in (0.03, 0.05) for n in (300, 1000)]
+    lines = [[f"{100 * margin:g}", f"{n:,}", *_outcomes(times, n, 0.0, margin)] for margin, n in asked]
+    return grid(["margin", "images", "regression", "cannot tell", "ok"], lines, names=0)
+
+
+def _outcomes(times: int, n: int, drop: float, margin: float) -> list[str]:
+    g = np.random.default_rng(n)
+    found = [drawn(g, n, drop, margin).outcome for _ in range(times)]
+    return [f"{100 * found.count(kind) / times:.1f}" for kind in ("regression", "undecided", "ok")]
 
 
 def power(times: int) -> str:
@@ -89,7 +98,9 @@ def power(times: int) -> str:
 
 def main() -> None:
     times = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
-    print(f"{len(pairs())} rows, {times} checks a line\n\n{honest(times)}\n\n{power(max(times // 10, 1))}")
+    few = max(times // 5, 1)
+    for told in (f"{len(pairs())} rows, {times} checks a line", errors(times), margins(few), power(max(few // 2, 1))):
+        print(told, end="\n\n")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from robustcl.reports.junit import junit
 from robustcl.reports.statistics import images_for
 from tests.reports.synthetic import JUDGES, answers, cell, found, told, write_run
 
+ROOT = Path(__file__).resolve().parents[2]
 ATTACK = "pgd-20@20it; linf 1/10; seed {}; sha:1a2b3c4d"
 
 
@@ -251,6 +252,16 @@ def test_a_true_drop_is_found_as_often_as_the_formula_promises(n: int, drop: flo
     told = np.mean([promised(n, drop, pair, len(pairs())) for pair in pairs()])
     assert 0.2 < told < 0.95
     assert np.mean(found) == pytest.approx(told, abs=0.1)
+
+
+def test_the_promises_of_the_page() -> None:
+    text = (ROOT / "docs" / "results" / "gate.md").read_text(encoding="utf-8")
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    (head,) = [at for at, row in enumerate(rows) if row == ["true drop", "images", "found", "promised"]]
+    assert len(rows[head + 2 :]) == 9
+    for drop, n, _, told in rows[head + 2 :]:
+        power = [promised(int(n.replace(",", "")), int(drop) / 100, pair, len(pairs())) for pair in pairs()]
+        assert told == f"{100 * np.mean(power):.0f}"
 
 
 def test_markdown_names_the_images_and_shows_text_as_it_is() -> None:
