@@ -259,9 +259,9 @@ def test_the_promises_of_the_page() -> None:
     rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     (head,) = [at for at, row in enumerate(rows) if row == ["true drop", "images", "found", "promised"]]
     assert len(rows[head + 2 :]) == 9
-    for drop, n, _, told in rows[head + 2 :]:
+    for drop, n, _, said in rows[head + 2 :]:
         power = [promised(int(n.replace(",", "")), int(drop) / 100, pair, len(pairs())) for pair in pairs()]
-        assert told == f"{100 * np.mean(power):.0f}"
+        assert said == f"{100 * np.mean(power):.0f}"
 
 
 def test_markdown_names_the_images_and_shows_text_as_it_is() -> None:
