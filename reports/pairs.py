@@ -12,23 +12,26 @@ from robustcl.reports.verdicts import verdicts
 
 
 def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:
-    """Every two encoders of a `frame` under one scheme and judge (`clean`, `pgd-20`, `autoattack`), the better first.
+    """Every two encoders of a `frame` under one scheme and judge (`clean`, `pgd-20`, `corruptions`), the better first.
 
     Columns: better, worse, difference (of the accuracies, a share), only_better and only_worse (images on which one is
     right alone, or more often than the other), p, holm (corrected over all pairs) and resolved (holm at most `level`).
     Ordered by the accuracy of the better, then of the worse. With one seed each, p is the exact McNemar test's; where
-    an encoder has several, images are compared by their means over seeds with the paired t-test. Either speaks of
-    these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme or judge that the records
-    do not hold, for more than one table, for other images, and for attacks whose fingerprints differ.
+    an encoder has several, or images have shares (corruptions), the means of the images are compared with the paired
+    t-test. Either speaks of these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme
+    or judge that the records do not hold, for more than one table, for other images, and for attacks that differ.
     """
-    answers = verdicts(records[records["headline"]])
+    answers = verdicts(records[records["headline"]], shares=True)
     for key, name in (("scheme", scheme), ("judge", judge)):
         known = [str(held) for held in answers[key].unique()]
         if name not in known:
             raise unknown("pairs", key, name, known)
-    part = answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)].drop_duplicates(
-        ["encoder", "stage", "image"]
-    )
+    return compare(answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)], judge, level)
+
+
+def compare(answers: pd.DataFrame, judge: str, level: float = 0.05) -> pd.DataFrame:
+    """The `pairs` of the `verdicts` of one scheme and this judge, taken as shares."""
+    part = answers.drop_duplicates(["encoder", "stage", "image"])
     _check(part, judge)
     right = part.pivot_table(index="image", columns="encoder", values="right", aggfunc="mean", observed=True)
     if right.isna().any(axis=None):

@@ -11,11 +11,12 @@ import pandas as pd
 from robustcl.bench.findings import UNCHECKED
 from robustcl.reports import seeds as over_seeds
 from robustcl.reports.frame import CLEAN, CORRUPTIONS
+from robustcl.reports.ranks import RANDOM as RANDOM
 from robustcl.reports.seeds import attack, pooled, seed_columns
 from robustcl.reports.statistics import detectable
 from robustcl.reports.trust import MARKS, Notes, against
 
-CHANCE, RANDOM, MISSING = "chance", "random", "-"
+CHANCE, MISSING = "chance", "-"
 REFERENCE = f"{CHANCE} (reference)"
 GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
 _GROUP = ["suite", "data", "norm", "eps"]
