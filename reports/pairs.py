@@ -3,11 +3,12 @@
 import json
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
 from robustcl.reports.seeds import attack, seed_columns
-from robustcl.reports.statistics import holm, mcnemar, paired
+from robustcl.reports.statistics import Floats, holm, mcnemar, paired
 from robustcl.reports.verdicts import verdicts
 
 
@@ -37,7 +38,8 @@ def compare(answers: pd.DataFrame, judge: str, level: float = 0.05) -> pd.DataFr
     if right.isna().any(axis=None):
         raise UserError("pairs: encoders judged on different images, expected the same ones")
     order = right.mean().sort_values(ascending=False, kind="stable").index
-    rows = [_pair(right, str(better), str(worse)) for better, worse in combinations(order, 2)]
+    answers_of = {str(row): right[row].to_numpy() for row in order}
+    rows = [(*both, *_pair(*(answers_of[row] for row in both))) for both in combinations(answers_of, 2)]
     found = pd.DataFrame(rows, columns=["better", "worse", "difference", "only_better", "only_worse", "p"])
     found["holm"] = holm(found["p"])
     return found.assign(resolved=found["holm"] <= level)
@@ -57,8 +59,8 @@ def _check(part: pd.DataFrame, judge: str) -> None:
         raise UserError(f"pairs: '{judge}' is not one attack here but {told}, expected one fingerprint")
 
 
-def _pair(right: pd.DataFrame, better: str, worse: str) -> tuple[str, str, float, int, int, float]:
-    one, other = right[better], right[worse]
-    single = one.isin([0, 1]).all() and other.isin([0, 1]).all()
+def _pair(one: Floats, other: Floats) -> tuple[float, int, int, float]:
+    """The difference of two encoders, how many images each is better on, and the p-value."""
+    single = np.isin([one, other], (0, 1)).all()
     p = mcnemar(one.astype(bool), other.astype(bool)) if single else paired(one, other)
-    return better, worse, float(one.mean() - other.mean()), int((one > other).sum()), int((other > one).sum()), p
+    return float(one.mean() - other.mean()), int((one > other).sum()), int((other > one).sum()), p
