@@ -9,7 +9,10 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import frame, suite_of
+from robustcl.reports.frame import CORRUPTIONS, frame, suite_of
+from robustcl.reports.seeds import pooled
+from robustcl.reports.table import Table, tables
+from robustcl.reports.verdicts import verdicts
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,21 @@ class RunFolder:
     def records(self) -> pd.DataFrame:
         """The `frame` of all records; do not change it, all readers share it."""
         return frame(self.root)
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The `tables` of the records."""
+        return tables(self.records)
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """The `pooled` numbers of all cells, those of the sweep included, under every judge but corruptions."""
+        return pooled(self.records[self.records["judge"] != CORRUPTIONS])[0]
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """The `verdicts` of the cells of the table: one row per cell, judge and image."""
+        return verdicts(self.records[self.records["headline"]])
 
     @property
     def cells(self) -> list[dict[str, Any]]:

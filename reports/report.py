@@ -7,7 +7,6 @@ from pathlib import Path
 from robustcl.models.errors import UserError
 from robustcl.reports import corruptions, drawing, matrix, writers
 from robustcl.reports.folder import RunFolder
-from robustcl.reports.table import tables
 
 NOTHING = "no cell of the table is finished yet"
 
@@ -43,6 +42,6 @@ def report(runs: str | Path, folder: str | Path | None = None) -> Report:
             paths = tuple(path.replace(target / path.name) for path in made)
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from None
-    text = "\n\n".join(writers.terminal(table) for table in tables(records))
+    text = "\n\n".join(writers.terminal(table) for table in run.tables)
     matrices = matrix.markdown(matrix.transfers(records)).strip()
     return Report(text=f"{text}\n\n{matrices}".strip() or NOTHING, folder=target, paths=paths)

@@ -124,11 +124,21 @@ def report(
     robustbench: Annotated[
         bool, typer.Option("--robustbench", help="Write RobustBench's model_info JSONs as well.")
     ] = False,
+    figure: Annotated[
+        list[str] | None, typer.Option(help="Only this figure or table, such as fig3 (see ls figures); repeatable.")
+    ] = None,
 ) -> None:
     """Write the table and the figures of a run folder again, and print the table."""
+    from robustcl.reports import named
     from robustcl.reports import robustbench as leaderboard
     from robustcl.reports.report import report as write
 
+    if figure:
+        paths = named.write(runs, figure)
+        typer.echo("\n".join(map(str, paths)))
+        for line in named.foreign(runs, figure):
+            typer.echo(f"note: {line}", err=True)
+        return
     typer.echo(str(write(runs)))
     for path in leaderboard.write(runs) if robustbench else []:
         typer.echo(path)
@@ -137,7 +147,7 @@ def report(
 @app.command()
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, layouts, suites.")
+        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, layouts, suites, figures.")
     ] = None,
 ) -> None:
     """List what there is."""
