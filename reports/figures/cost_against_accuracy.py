@@ -68,7 +68,7 @@ def cost_against_accuracy(points: pd.DataFrame, table: Table) -> Figure:
     panels[-1].set_xscale("log")
     panels[-1].set_xlim(low, high)
     style.plain_powers(panels[-1].xaxis, low, high)
-    panels[-1].set_xlabel(f"pretraining and all that it needs, {_AXES[unit]}")
+    panels[-1].set_xlabel(f"cost of pretraining and of all that it needs\n({_AXES[unit]})")
     figure.supylabel(f"{heading(str(points['judge'].iloc[0]))} (%)", fontsize=7.5)
     lines = []
     for panel, scheme in zip(panels, schemes, strict=True):

@@ -36,6 +36,7 @@ def per_corruption(numbers: pd.DataFrame, levels: pd.DataFrame) -> Figure:
     Several encoders are rows, and a corruption is the mean of its severities; of one encoder alone, corruptions are
     rows and severities columns. Draw and save inside `style.style()`.
     """
+    numbers = numbers.assign(corruption=numbers["corruption"].str.replace("_", " "))
     title = f"{numbers['data'].iloc[0]}, {numbers['scheme'].iloc[0]}"
     rows = list(dict.fromkeys(numbers["row"]))
     names = list(dict.fromkeys(numbers["corruption"]))
