@@ -15,6 +15,7 @@ from robustcl.bench.jury import jury, sources
 from robustcl.bench.library import Library
 from robustcl.bench.official import Official
 from robustcl.bench.pace import most
+from robustcl.bench.probing import Entry, image_stage
 from robustcl.bench.protocol import terms, words
 from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
@@ -63,6 +64,15 @@ class Draft:
                     for threat in sweep:  # each takes over what the one below it broke
                         yield self._cell(row, scheme, outcome, threat, suite.judge.sweep.judges, below)
                         below = {"smaller": self.ends[-1]}
+
+    def probes(self) -> Iterator[Entry]:
+        """What `suite.json` says of every probe; those that look at the same images alone are one stage."""
+        for probe in self.suite.probes.values():
+            judged = self.suite.target_name or self.suite.data_name
+            entry, stage = image_stage(probe, self.test, data_name(self.suite), f" {judged}" if judged else "")
+            self.ends.append(stage)
+            self.cost[stage.key] = probe.passes(self.test)
+            yield entry
 
     def _cell(
         self,
