@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 from pydantic import Field
 
 from robustcl.bench.data import resized
-from robustcl.bench.probe import Arrays, Probe, Reads, Subject
+from robustcl.bench.probe import Arrays, Probe, Reads, Subject, placed
 from robustcl.models.value import value
 from robustcl.pretraining.images import Images
 
@@ -39,8 +38,4 @@ class Thumbnails(Probe):
             pixels = (pixels * 255).round().to(torch.uint8)
         if max(pixels.shape[-2:]) > self.side:
             pixels = resized(pixels, self.side)
-        return {
-            "image": part.index.numpy().astype(np.int32),
-            "label": part.labels.numpy().astype(np.int16),
-            "pixels": pixels.numpy(),
-        }
+        return {**placed(part), "pixels": pixels.numpy()}

@@ -40,5 +40,5 @@ def test_damaged_arrays_are_one_line(tmp_path: Path) -> None:
     root = folder(tmp_path / "runs")
     path = root / "probe" / "00ff" / "arrays.npz"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match="arrays.npz: damaged or truncated, expected the whole arrays of a probe"):
+    with pytest.raises(UserError, match=r"arrays\.npz: damaged or truncated, expected the whole arrays of a probe"):
         RunFolder(root).probes("thumbnails")
