@@ -13,7 +13,7 @@ from robustcl.reports.style import dark
 
 Point = tuple[float, float]
 Floats = NDArray[np.float64]
-LINE = 9.5  # points from one line of text to the next
+LINE = 10.5  # points from one line of text to the next
 _NEAR = 12.0  # points; a name farther off needs a line to its point
 # As bad as covering so much of points and lines is covering a name, and crossing one on the way to another.
 _TEXT, _CROSS = 5.0, 1.0

@@ -205,7 +205,7 @@ def test_runs_that_cannot_be_used(call: Call, tmp_path: Path) -> None:
 def test_dry_run_writes_nothing(call: Call, tmp_path: Path) -> None:
     told = call("run", write_suite(tmp_path), "--runs", tmp_path / "runs", "--dry-run")
     assert told.code == 0
-    assert "2 cells, 6 stages, 6 to make" in told.out
+    assert "2 cells, 7 stages, 7 to make" in told.out
     assert "pretrain at" in told.out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
 
@@ -214,7 +214,7 @@ def test_run_report_and_another_suite_in_its_folder(call: Call, tmp_path: Path) 
     suite, runs = write_suite(tmp_path), tmp_path / "runs"
     first = call("run", suite, "--runs", runs, "--workers", "1")
     assert first.code == 0
-    assert "[  6/6]" in first.err
+    assert "[  7/7]" in first.err
     assert "random" in first.out
     assert first.out.splitlines()[-1].startswith(f"{runs / 'report'}: table.txt")
     again = call("run", suite, "--runs", runs)
@@ -267,9 +267,9 @@ def test_ctrl_c_keeps_what_is_finished(call: Call, tmp_path: Path) -> None:
     assert "Traceback" not in said
     kept = {path: path.stat().st_mtime_ns for path in runs.glob("pretrain/[!.]*/*")}
     assert kept
-    assert len(list(runs.glob("*/[!.]*/stage.json"))) < 6
+    assert len(list(runs.glob("*/[!.]*/stage.json"))) < 7
     assert call("run", suite, "--runs", runs, "--workers", "1").code == 0
-    assert len(list(runs.glob("*/[!.]*/stage.json"))) == 6
+    assert len(list(runs.glob("*/[!.]*/stage.json"))) == 7
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
