@@ -20,7 +20,7 @@ from robustcl.reports.style import NORMS
 Array = NDArray[Any]
 _GAP = 0.03  # inches between images
 _LARGEST = 0.75  # inches of an image's side
-_LETTER = 0.0095  # inches of a letter per point of its size
+_LETTER, _BOLD = 0.0077, 0.0093  # inches of a letter per point of its size
 _LINE = 0.095  # inches of a line of small text
 SMALL, _SAID = 5.5, 6.0  # points
 
@@ -80,7 +80,7 @@ def plate(
     What is `said` stands at the top, as `caption` has it.
     """
     wide = min(_LARGEST, (style.WIDTH - left - _GAP * len(heads)) / len(heads))
-    high, names = wide * shape[-2] / shape[-1], [wrapped(head, wide) for head in heads]
+    high, names = wide * shape[-2] / shape[-1], [wrapped(head, wide, bold=True) for head in heads]
     top = 0.08 + _LINE * (_lines(wrapped(said, style.WIDTH, _SAID)) + max(map(_lines, names)))
     height = top + sum(high + space for space in below)
     figure = Figure(figsize=(style.WIDTH, height))
@@ -100,8 +100,9 @@ def plate(
 
 def caption(figure: Figure, said: str) -> None:
     """What a figure shows, at its top, in small text."""
-    at = {"x": 0.01, "y": 1 - _GAP / figure.get_figheight(), "ha": "left", "va": "top"}
-    figure.suptitle(wrapped(said, style.WIDTH, _SAID), fontsize=_SAID, linespacing=1.1, **at)
+    # A layout engine makes room for a title only while it may place it.
+    at = {} if figure.get_layout_engine() else {"y": 1 - _GAP / figure.get_figheight(), "va": "top"}
+    figure.suptitle(wrapped(said, style.WIDTH, _SAID), fontsize=_SAID, linespacing=1.1, x=0.01, ha="left", **at)
 
 
 def show(axes: Axes, pixels: Array) -> None:
@@ -119,12 +120,12 @@ def write(axes: Axes, text: str, at: tuple[float, float], **more: Any) -> None:
 
 def beside(axes: Axes, text: str, inches: float, **more: Any) -> None:
     """A name to the left of the first image of a row, broken into lines that fit into so many inches."""
-    write(axes, wrapped(text, inches - 0.06), (-0.04 / _wide(axes), 0.5), ha="right", va="center", **more)
+    write(axes, wrapped(text, inches - 0.06, bold=True), (-0.04 / _wide(axes), 0.5), ha="right", va="center", **more)
 
 
-def wrapped(text: str, inches: float, size: float = SMALL) -> str:
+def wrapped(text: str, inches: float, size: float = SMALL, *, bold: bool = False) -> str:
     """The text in lines that fit into so many inches, broken at blanks and joints, inside words where nothing helps."""
-    most = max(4, int(inches / (_LETTER * size)))
+    most = max(4, int(inches / ((_BOLD if bold else _LETTER) * size)))
     words = re.findall(r"[^\s_@-]*(?:[_@-]+|\s+|$)", text)
     lines = [""]
     for piece in (word[at : at + most] for word in words for at in range(0, len(word), most)):

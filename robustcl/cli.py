@@ -137,7 +137,7 @@ def report(
 @app.command()
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, layouts, suites.")
+        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, probes, layouts, suites.")
     ] = None,
 ) -> None:
     """List what there is."""

@@ -60,7 +60,7 @@ def planes(group: Group) -> Figure:
         of = group.probes[encoder].arrays
         _scatter(axes, of[_SETS[kind]], of["label"])
         name = f"{encoder}, {kind}" if both else encoder
-        axes.set_title(wrapped(name, side, 8), loc="left", fontweight="bold", pad=2)
+        axes.set_title(wrapped(name, side, 8, bold=True), loc="left", fontweight="bold", pad=2)
         if both:  # the same window, since it is the same plane
             whole = np.concatenate([of[name] for name in _SETS.values()])
             low, high = whole.min(0), whole.max(0)

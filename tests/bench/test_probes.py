@@ -33,6 +33,7 @@ from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.plugin import names
 from robustcl.models.threat import Threat
+from robustcl.outline import listing
 from robustcl.pretraining.images import Images
 from tests.bench.tiny import Quiet, images_for, network, one_line, write_suite
 
@@ -437,3 +438,9 @@ def test_costs_count_what_an_attack_takes(tmp_path: Path) -> None:
 def test_an_entry_of_a_probe_without_a_network_is_empty() -> None:
     entry, stage = probing.image_stage(Thumbnails(), SPLITS.test, "digits")
     assert (entry["encoder"], entry["scheme"], entry["stage"]) == ("", "", stage.key)
+
+
+def test_probes_are_listed_with_what_they_do() -> None:
+    lines = listing("probes").splitlines()
+    assert [line.split()[0] for line in lines[1:]] == names(PACKAGE)
+    assert all(len(line.split()) > 3 for line in lines[1:])
