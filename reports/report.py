@@ -22,8 +22,8 @@ class Report:
     page: Path
 
     def __str__(self) -> str:
-        """The table, then where the files lie, then how to open the page."""
-        names = dict.fromkeys(path.relative_to(self.folder).parts[0] for path in self.paths)
+        """The table, then where the files lie, each in several forms, then how to open the page."""
+        names = dict.fromkeys(Path(path.relative_to(self.folder).parts[0]).stem for path in self.paths)
         return f"{self.text}\n\n{self.folder}: {', '.join(names)}\nopen {shlex.quote(str(self.page))}"
 
 

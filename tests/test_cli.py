@@ -217,7 +217,7 @@ def test_run_report_and_another_suite_in_its_folder(call: Call, tmp_path: Path) 
     assert first.code == 0
     assert "[  7/7]" in first.err
     assert "random" in first.out
-    assert first.out.splitlines()[-2].startswith(f"{runs / 'report'}: table.txt")
+    assert first.out.splitlines()[-2].startswith(f"{runs / 'report'}: table, ")
     assert first.out.splitlines()[-1] == f"open {runs / 'report' / 'index.html'}"
     again = call("run", suite, "--runs", runs)
     assert (again.code, again.out, again.err) == (0, first.out, "")
