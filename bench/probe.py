@@ -19,7 +19,7 @@ from torch import Tensor
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.judge import Attack, Model
 from robustcl.models.encoder import Encoder
-from robustcl.models.plugin import find, name_of
+from robustcl.models.plugin import find, name_of, names
 from robustcl.models.threat import Threat
 from robustcl.models.value import Table, plain, read, value
 from robustcl.pretraining.images import Images
@@ -87,6 +87,11 @@ class NetworkProbe(Probe):
     """A probe that looks at networks: those of the table's rows, or of `rows`, among them `random`."""
 
     rows: tuple[str, ...] | None = None
+
+
+def probes() -> dict[str, type[Probe]]:
+    """The probes by name."""
+    return {name: find(PACKAGE, "probe", name, Probe, "probes") for name in names(PACKAGE)}
 
 
 def read_probes(tables: Mapping[str, Table], where: str) -> dict[str, Probe]:

@@ -125,7 +125,7 @@ def _put(table: Table, path: str, new: Any, where: str) -> None:
     *parents, last = path.split(".")
     here: Any = table
     for depth, part in enumerate(parents):
-        named = depth == 1 and parents[0] in ("pretrain", "finetune", "labels", "reference", "sets", "probes")
+        named = depth == 1 and parents[0] in ("pretrain", "finetune", "labels", "reference", "sets")
         if (named or depth == 0) and part not in here and part not in TABLES:
             raise unknown(where, "table", part, here)
         here = here.setdefault(part, {})

@@ -147,7 +147,8 @@ def report(
 @app.command()
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, layouts, suites, figures.")
+        str | None,
+        typer.Argument(help="methods, schemes, architectures, attacks, data, probes, layouts, suites, figures."),
     ] = None,
 ) -> None:
     """List what there is."""

@@ -6,6 +6,7 @@ from typing import Any
 from robustcl.bench.data import datasets
 from robustcl.bench.forms import known
 from robustcl.bench.pace import Pace, measure, span
+from robustcl.bench.probe import probes
 from robustcl.bench.profiles import PROFILES, schemes
 from robustcl.bench.runner import Job
 from robustcl.bench.store import Stage, Store
@@ -67,6 +68,7 @@ def listing(kind: str | None) -> str:
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": known,
         "data": lambda: {name: (cls.__doc__ or "").splitlines()[0] for name, cls in datasets().items()},
+        "probes": lambda: {name: (cls.__doc__ or "").splitlines()[0] for name, cls in probes().items()},
         "layouts": lambda: {layout.name: layout.said for layout in LAYOUTS},
         "suites": lambda: {name: _first_comment(path.read_text()) for name, path in suites().items()},
         "figures": _figures,

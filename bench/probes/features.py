@@ -76,10 +76,10 @@ def _plane(features: Array, perplexity: float, seed: int) -> Array:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    if not np.ptp(features, axis=0).any():  # every image has the same features, which no plane can tell apart
+        return np.zeros((len(features), 2), dtype=np.float32)
     kept, state = min(_KEPT, *features.shape), derive(seed, "plane") % 2**32
     with threadpool_limits(1):
         fewer = PCA(kept, svd_solver="full").fit_transform(features.astype(np.float64))
-        if not fewer.any():  # every image has the same features, which no plane can tell apart
-            return np.zeros((len(features), 2), dtype=np.float32)
         put = TSNE(perplexity=min(perplexity, (len(features) - 1) / 3), init="pca", random_state=state)
         return np.asarray(put.fit_transform(fewer), dtype=np.float32)

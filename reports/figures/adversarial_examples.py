@@ -47,7 +47,7 @@ def examples(group: Group) -> Figure:
     factor = _factor(max(float(np.abs(change).max()) for change in changes.values()))
     below = [0.14, *[0.03, 0.27] * len(changes)]
     said = f"{group.said}, {_attack(group.first)}; perturbations \u00d7 {factor:.3g} about grey"
-    figure, rows = plate(len(first["image"]), below, first["clean"].shape[1:], said, left=_LEFT)
+    figure, rows = plate([""] * len(first["image"]), below, first["clean"].shape[1:], said, left=_LEFT)
     beside(rows[0][0], "test image", _LEFT)
     for axes, pixels, label in zip(rows[0], first["clean"], first["label"], strict=True):
         show(axes, pixels)
@@ -57,6 +57,8 @@ def examples(group: Group) -> Figure:
         beside(perturbation[0], encoder, _LEFT, fontweight="bold")
         for place, axes in enumerate(perturbation):
             show(axes, 0.5 + factor * changes[encoder][place])
+            if probed.arrays["before"][place] != probed.arrays["label"][place]:
+                write(axes, "not\nattacked", (0.5, 0.5), va="center")
             show(attacked[place], probed.arrays["adversarial"][place])
             _answer(attacked[place], probed, place)
     return figure

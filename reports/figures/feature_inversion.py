@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from robustcl.reports.drawing import Drawing, Drawn
 from robustcl.reports.folder import RunFolder
-from robustcl.reports.pictures import Group, above, groups, plate, show, write
+from robustcl.reports.pictures import Group, groups, plate, show, write
 
 
 class FeatureInversion(Drawing):
@@ -39,14 +39,11 @@ def inversion(group: Group) -> Figure:
     below = [0.14] * len(first["start"])
     extremum = {"max": "maximum", "min": "minimum"}[recipe["sign"]]
     said = f"{group.said}: neuron {recipe['unit']} to its {extremum}, {recipe['steps']} steps; below, its activation"
-    figure, rows = plate(1 + len(group.probes), below, first["start"].shape[1:], said, top=0.42)
+    figure, rows = plate(["seed", *group.probes], below, first["start"].shape[1:], said)
     for number, axes in enumerate(rows):
         show(axes[0], first["start"][number])
         for place, probed in enumerate(group.probes.values(), 1):
             show(axes[place], probed.arrays["found"][number])
             before, after = (float(probed.arrays[name][number]) for name in ("before", "after"))
             write(axes[place], f"{before:.2g} \u2192 {after:.2g}", (0.5, -0.04))
-    above(rows[0][0], "seed")
-    for place, encoder in enumerate(group.probes, 1):
-        above(rows[0][place], encoder, fontweight="bold")
     return figure

@@ -16,7 +16,7 @@ from robustcl.reports.folder import RunFolder
 from robustcl.reports.pictures import Group, caption, groups, wrapped
 
 # Tol's muted scheme, made for ten classes and colour-blind readers; classes beyond differ by their markers.
-_COLOURS = (
+COLOURS = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499", "#888888",
 )  # fmt: skip
 _MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">", "p")
@@ -61,7 +61,8 @@ def planes(group: Group) -> Figure:
     for axes, (encoder, kind) in zip(grid, panels, strict=False):
         of = group.probes[encoder].arrays
         _scatter(axes, of[_SETS[kind]], of["label"])
-        axes.set_title(wrapped(f"{encoder}, {kind}" if both else encoder, side), loc="left", fontweight="bold", pad=2)
+        name = f"{encoder}, {kind}" if both else encoder
+        axes.set_title(wrapped(name, side, 8, bold=True), loc="left", fontweight="bold", pad=2)
         if both:  # the same window, since it is the same plane
             whole = np.concatenate([of[name] for name in _SETS.values()])
             low, high = whole.min(0), whole.max(0)
@@ -79,11 +80,11 @@ def _scatter(axes: Axes, plane: Array, labels: Array) -> None:
     size = float(np.clip(1500 / len(labels), 0.8, 6))
     for label in classes:
         x, y = plane[labels == label].T
-        marker = _MARKERS[label // len(_COLOURS) % len(_MARKERS)]
-        axes.scatter(x, y, s=size, c=_COLOURS[label % len(_COLOURS)], marker=marker, linewidths=0, rasterized=True)
+        marker = _MARKERS[label // len(COLOURS) % len(_MARKERS)]
+        axes.scatter(x, y, s=size, c=COLOURS[label % len(COLOURS)], marker=marker, linewidths=0, rasterized=True)
     for label in classes if len(classes) <= _NAMED else ():
         x, y = np.median(plane[labels == label], axis=0)
-        colour = style.dark(_COLOURS[label % len(_COLOURS)])
+        colour = style.dark(COLOURS[label % len(COLOURS)])
         halo = [patheffects.withStroke(linewidth=1.6, foreground="white")]
         axes.text(x, y, str(label), color=colour, fontweight="bold", ha="center", va="center", path_effects=halo)
     axes.set(xticks=[], yticks=[])

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from robustcl.reports.drawing import Drawing, Drawn
 from robustcl.reports.folder import RunFolder
-from robustcl.reports.pictures import Group, above, groups, plate, show
+from robustcl.reports.pictures import Group, groups, plate, show
 
 
 class FrequencyViews(Drawing):
@@ -39,15 +39,12 @@ def views(group: Group) -> Figure:
     """A row per image: itself, and for every radius its low- and its high-frequency part, the latter about grey."""
     of = group.first.arrays
     radii = of["radius"]
+    heads = ["image", *(f"{side} {radius:g}" for radius in radii for side in ("below", "from"))]
     said = f"{group.said}: parts by frequency, in cycles per image side; high ones about grey"
-    figure, rows = plate(1 + 2 * len(radii), [0.03] * len(of["clean"]), of["clean"].shape[1:], said, top=0.32)
+    figure, rows = plate(heads, [0.03] * len(of["clean"]), of["clean"].shape[1:], said)
     for number, axes in enumerate(rows):
         show(axes[0], of["clean"][number])
         for place in range(len(radii)):
             show(axes[1 + 2 * place], of["low"][place][number])
             show(axes[2 + 2 * place], 0.5 + of["high"][place][number])
-    above(rows[0][0], "image")
-    for place, radius in enumerate(radii):
-        above(rows[0][1 + 2 * place], f"below {radius:g}")
-        above(rows[0][2 + 2 * place], f"from {radius:g}")
     return figure
