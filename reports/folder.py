@@ -57,8 +57,8 @@ class RunFolder:
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The `tables` of the records."""
-        return tables(self.records)
+        """The `tables` of the records, published numbers beside them."""
+        return tables(self.records, self.suite)
 
     @cached_property
     def numbers(self) -> pd.DataFrame:

@@ -37,7 +37,8 @@ def report(runs: str | Path, folder: str | Path | None = None) -> Report:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target, prefix=".writing-") as hidden:
-            made = [path for part in (writers, matrix, corruptions) for path in part.save(records, hidden)]
+            made = writers.save(records, hidden, run.suite)
+            made += [path for part in (matrix, corruptions) for path in part.save(records, hidden)]
             made += drawing.save(run, hidden)
             paths = tuple(path.replace(target / path.name) for path in made)
     except OSError as error:

@@ -17,7 +17,7 @@ from tests.reports.test_table import made
 STEMS = (
     "accuracy-against-eps", "accuracy-against-steps", "clean-against-robust", "gap", "per-class-SLF", "per-class-AFF",
 )  # fmt: skip
-FILES = {f"table.{kind}" for kind in ("txt", "md", "csv", "tex")}
+FILES = {f"table.{kind}" for kind in ("txt", "md", "csv", "tex", "html")}
 FILES |= {f"{stem}.{kind}" for stem in STEMS for kind in ("png", "svg", "pdf", "csv")}
 ROOT = Path(__file__).resolve().parents[2]
 TEN = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
@@ -49,7 +49,9 @@ def test_the_text_is_the_table_and_where_the_files_lie(tmp_path: Path) -> None:
     assert written.text == terminal(table)
     head, _, tail = str(written).rpartition("\n\n")
     assert head == terminal(table)
-    assert tail.startswith(f"{tmp_path / 'out'}: table.txt, table.md, table.csv, table.tex, accuracy-against-steps.png")
+    assert tail.startswith(
+        f"{tmp_path / 'out'}: table.txt, table.md, table.csv, table.tex, table.html, accuracy-against-steps.png"
+    )
 
 
 def test_an_unstarted_run_has_an_empty_report(tmp_path: Path) -> None:
