@@ -12,9 +12,9 @@ Pair = tuple[str, str]
 _MEANING = {
     BEST: "resolved above every other row of its column",
     SECOND: "above every row but the best",
-    TIED: "tied for the best, no row is resolved above it",
+    TIED: "tied for the best, with no row resolved above",
 }
-_TEST = "paired on the same images, Holm, 5 %"
+_TEST = "Leaders, paired on the same images (Holm, 5 %)"
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -53,8 +53,7 @@ class Form:
         """What the signs of a table mean, those that occur; nothing where there is none."""
         held = set(table.places.values())
         told = [f"{self.signs[place]} {meaning}" for place, meaning in _MEANING.items() if place in held]
-        text = f"{'; '.join(told)} ({_TEST})."
-        return f"{text[:1].upper()}{text[1:]}" if told else ""
+        return f"{_TEST}: {'; '.join(told)}." if told else ""
 
 
 def _markdown(text: object) -> str:
@@ -71,7 +70,7 @@ def _html(text: object) -> str:
     return html.escape(str(text))
 
 
-_NAMES = {BEST: "bold:", SECOND: "underlined:", TIED: "italics:"}
+_NAMES = {BEST: "bold is", SECOND: "underlined is", TIED: "italics are"}
 _SIGNS = {BEST: "*", SECOND: "†", TIED: "~"}
 TERMINAL = Form(escape=str, places={place: ("", sign) for place, sign in _SIGNS.items()}, signs=_SIGNS)
 MARKDOWN = Form(escape=_markdown, places={BEST: ("**", "**"), SECOND: ("<u>", "</u>"), TIED: ("*", "*")}, signs=_NAMES)

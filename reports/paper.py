@@ -212,5 +212,5 @@ def _figure(sheet: Sheet, number: int) -> str:
     cells = style.to_html(doctype_html=False, exclude_styles=True)
     return (
         f"<figure>\n<figcaption>{markup.escape(sheet.caption)}</figcaption>\n"
-        f'<div class="wide">\n{cells}</div>\n{listed}</figure>'
+        f'<div class="wide" tabindex="0">\n{cells}</div>\n{listed}</figure>'
     )

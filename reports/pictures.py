@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from robustcl.reports import style
@@ -20,7 +21,7 @@ from robustcl.reports.style import NORMS
 Array = NDArray[Any]
 _GAP = 0.03  # inches between images
 _LARGEST = 0.75  # inches of an image's side
-_LETTER, _BOLD = 0.0077, 0.0093  # inches of a letter per point of its size
+_LETTER, _BOLD = 0.0072, 0.0093  # inches of a letter per point of its size
 _LINE = 0.095  # inches of a line of small text
 SMALL, _SAID = 5.5, 6.0  # points
 
@@ -110,6 +111,8 @@ def show(axes: Axes, pixels: Array) -> None:
     shown = np.clip(pixels, 0, 1).transpose(1, 2, 0)
     grey = shown.shape[2] != 3
     axes.imshow(shown[..., 0] if grey else shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="auto")
+    # A thin frame, or an image with white at its edge would seem smaller than it is.
+    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor="#999999", linewidth=0.3))
 
 
 def write(axes: Axes, text: str, at: tuple[float, float], **more: Any) -> None:

@@ -57,6 +57,8 @@ def examples(group: Group) -> Figure:
         beside(perturbation[0], encoder, _LEFT, fontweight="bold")
         for place, axes in enumerate(perturbation):
             show(axes, 0.5 + factor * changes[encoder][place])
+            if probed.arrays["before"][place] != probed.arrays["label"][place]:
+                write(axes, "not\nattacked", (0.5, 0.5), va="center")
             show(attacked[place], probed.arrays["adversarial"][place])
             _answer(attacked[place], probed, place)
     return figure

@@ -19,6 +19,7 @@ from robustcl.reports.table import GIVEN, REFERENCE, Table, heading
 
 _TABLE = ["suite", "data", "norm", "eps"]
 _ROW = 0.21  # inches from one encoder to the next
+_SHORT = 12  # letters over the column of gaps; longer ones would take the room of the panels
 _APART = 0.3  # from one scheme of an encoder to the next, in rows: equal numbers must not cover each other
 
 
@@ -115,7 +116,8 @@ def _write_gaps(axes: Axes, gaps: pd.DataFrame, rows: Sequence[str]) -> None:
     """The gap in points with half its interval, in a column of its own right of the panel."""
     place: Any = {"xycoords": ("axes fraction", "data"), "annotation_clip": False, "size": 6, "va": "center"}
     first = gaps.iloc[0]
-    axes.annotate(f"{first['to']} - {first['of']}", (1.02, -0.95), **place)
+    told = f"{first['to']} - {first['of']}"
+    axes.annotate(told if len(told) <= _SHORT else "last - first", (1.02, -0.95), **place)
     for row, mean, low, high in zip(*(gaps[name] for name in ("row", "gap", "low", "high")), strict=True):
         text = f"{100 * mean:+.1f} ±{50 * (high - low):.1f}"
         axes.annotate(text, (1.02, rows.index(row)), color=style.QUIET if low <= 0 <= high else style.INK, **place)

@@ -1,6 +1,7 @@
 """The plan: what is in a key and what is not, and each stage once."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.library import Library
 from robustcl.bench.plan import Plan, plan
+from robustcl.bench.runner import claim, prepare
 from robustcl.bench.schemes.labelled import Labelled
 from robustcl.bench.spec import read_suite
 from robustcl.models.architectures.tiny import Tiny
@@ -464,3 +466,14 @@ def test_stages_of_several_seeds_say_which(tmp_path: Path) -> None:
     ]
     assert "pretrain at" in labels
     assert any(label.endswith("at 1/10, finetune seed 3") for label in labels)
+
+
+def test_the_run_folder_knows_what_every_stage_was_planned_to_cost(tmp_path: Path) -> None:
+    job = prepare(write_suite(tmp_path, more=MORE), runs=tmp_path / "runs")
+    claim(job)
+    cost = json.loads((tmp_path / "runs" / "suite.json").read_text())["resolved"]["cost"]
+    assert cost == job.plan.cost
+    trained = {stage.label: cost[stage.key] for stage in job.plan.stages if stage.kind == "pretrain"}
+    assert trained["pretrain random"] == 0
+    images = len(job.place.library.part(job.points[0].data, "train"))
+    assert trained["pretrain clean"] == 6 * images  # SimCLR's units, one epoch

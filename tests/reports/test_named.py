@@ -45,7 +45,7 @@ def test_a_drawing_is_fed_by_the_suites_of_its_reports() -> None:
 
 def test_just_the_report_is_written(runs: Path, tmp_path: Path) -> None:
     paths = named.write(runs, ["tab1", "pipeline", "fig2"], tmp_path)
-    tables = [f"table.{kind}" for kind in ("txt", "md", "csv", "tex")]
+    tables = [f"table.{kind}" for kind in ("txt", "md", "csv", "tex", "html")]
     figure = [f"pipeline.{kind}" for kind in ("png", "svg", "pdf", "csv")]
     assert {*tables, *figure} <= {path.name for path in paths} == {path.name for path in tmp_path.iterdir()}
     assert len(paths) == len({*paths})
