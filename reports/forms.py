@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from robustcl.reports.table import BEST, SECOND, TIED, Table
+from robustcl.reports.ranks import BEST, SECOND, TIED
+from robustcl.reports.table import Table
 
 Pair = tuple[str, str]
 # What each place says, behind the sign of it; `ranks` has the test.

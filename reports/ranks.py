@@ -9,6 +9,7 @@ from robustcl.reports.pairs import compare
 from robustcl.reports.verdicts import verdicts
 
 RANDOM = "random"
+BEST, SECOND, TIED = "best", "second", "tied"
 TABLE = ["suite", "data", "norm", "eps"]
 COLUMN = [*TABLE, "scheme", "judge"]
 
@@ -41,6 +42,25 @@ def ranked(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = pd.concat(made, ignore_index=True)[names] if made else pd.DataFrame(columns=names)
     types: dict[str, Any] = {**dict.fromkeys([*COLUMN, "row"], str), "rank": "int64", "tied": bool, "above": "int64"}
     return found.astype(types), pd.DataFrame(refused, columns=[*COLUMN, "why"])
+
+
+def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """Which numbers of one table lead their column, as far as that is resolved: (row, scheme, judge) -> its place.
+
+    `best` is above every other row, `second` above all but the best; without a best, those that no row is above are
+    `tied`.
+    """
+    places: dict[tuple[str, str, str], str] = {}
+    for (scheme, judge), column in ranks.groupby(["scheme", "judge"], sort=False):
+        of = {
+            row: (rank, above) for row, rank, above in zip(*(column[n] for n in ("row", "rank", "above")), strict=True)
+        }
+        best = [row for row, found in of.items() if found == (1, len(of) - 1)]
+        second = [row for row, found in of.items() if best and found == (2, len(of) - 2)]
+        tied = [row for row, (rank, _) in of.items() if rank == 1 and not best]
+        for place, rows in ((BEST, best), (SECOND, second), (TIED, tied)):
+            places |= {(str(row), str(scheme), str(judge)): place for row in rows}
+    return places
 
 
 def _rank(part: pd.DataFrame, judge: str) -> pd.DataFrame:

@@ -13,15 +13,14 @@ from robustcl.reports.captions import attack_text as attack_text
 from robustcl.reports.captions import heading as heading
 from robustcl.reports.captions import percent as percent
 from robustcl.reports.ranks import RANDOM as RANDOM
-from robustcl.reports.ranks import ranked
+from robustcl.reports.ranks import leaders, ranked
 from robustcl.reports.seeds import attack, pooled, seed_columns
 from robustcl.reports.trust import Notes, against
 
 CHANCE, MISSING = "chance", "-"
 REFERENCE = f"{CHANCE} (reference)"
 GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
-BEST, SECOND, TIED = "best", "second", "tied"
-# What a method is, for the blocks of a table; one that is not here, such as somebody's own, has no group.
+OTHER = "other methods"  # such as somebody's own
 GROUPS = {
     RANDOM: "no pretraining",
     "supervised": "supervised",
@@ -174,7 +173,8 @@ def _table(
     known = beside(cells, suite).assign(encoder=lambda found: found["row"], **group)
     group |= {"row": REFERENCE, "encoder": CHANCE, "accuracy": 1 / int(cells["classes"].iloc[0])}
     reference = pd.DataFrame([{**group, "scheme": scheme, "judge": judge} for scheme in schemes for judge in judges])
-    cells = cells.assign(group=cells["method"].astype(str).map(GROUPS))
+    groups = _groups(cells, suite)
+    cells = cells.assign(group=cells["row"].astype(str).map(groups))
     ranked_cells = cells.astype(dict.fromkeys(_KEY, str)).merge(ranks[[*_KEY, "rank", "tied"]], on=_KEY, how="left")
     kinds = {"reference": reference, "measured": ranked_cells, "published": known, "seed": singles}
     tidy = {kind: _tidy(part.assign(kind=kind), seed_columns(cells)) for kind, part in kinds.items()}
@@ -187,11 +187,19 @@ def _table(
         singles=tidy["seed"],
         marks=marks,
         notes=[*captions.several(cells), *notes, *_unranked(refused)],
-        places=_places(ranks),
-        groups=dict(zip(cells["row"].astype(str), cells["group"].fillna(""), strict=True)),
+        places=leaders(ranks),
+        groups=groups,
         published=tidy["published"],
         sources=notes_of(known),
     )
+
+
+def _groups(cells: pd.DataFrame, suite: Mapping[str, Any]) -> dict[str, str]:
+    """What kind of method each row is; of rows that are not finished the suite knows it."""
+    known = [*suite.get("cells", []), *cells[["encoder", "method", "scheme"]].astype(str).to_dict("records")]
+    return {
+        str(one["encoder"]): GIVEN if one["scheme"] == GIVEN else GROUPS.get(str(one["method"]), OTHER) for one in known
+    }
 
 
 def _marks(cells: pd.DataFrame) -> tuple[dict[Key, str], list[str]]:
@@ -201,21 +209,6 @@ def _marks(cells: pd.DataFrame) -> tuple[dict[Key, str], list[str]]:
         found = against(str(text), str(judge).partition(" [")[0], int(n))
         marks[row, scheme, judge] = notes.mark(f"{row} {scheme} {heading(judge)}", found)
     return marks, notes.lines()
-
-
-def _places(ranks: pd.DataFrame) -> dict[Key, str]:
-    """Which numbers lead their column, as far as that is resolved."""
-    places: dict[Key, str] = {}
-    for (scheme, judge), column in ranks.groupby(["scheme", "judge"], sort=False):
-        of = {
-            row: (rank, above) for row, rank, above in zip(*(column[n] for n in ("row", "rank", "above")), strict=True)
-        }
-        best = [row for row, found in of.items() if found == (1, len(of) - 1)]
-        second = [row for row, found in of.items() if best and found == (2, len(of) - 2)]
-        tied = [row for row, (rank, _) in of.items() if rank == 1 and not best]
-        for place, rows in ((BEST, best), (SECOND, second), (TIED, tied)):
-            places |= {(str(row), str(scheme), str(judge)): place for row in rows}
-    return places
 
 
 def _unranked(refused: pd.DataFrame) -> list[str]:

@@ -13,8 +13,8 @@ from pandas.io.formats.style import Styler
 from robustcl.models.errors import UserError
 from robustcl.pretraining.method import every
 from robustcl.reports import paper, writers
-from robustcl.reports.frame import frame
-from robustcl.reports.table import GROUPS, REFERENCE, Table, heading, percent, tables
+from robustcl.reports.frame import frame, suite_of
+from robustcl.reports.table import GIVEN, GROUPS, REFERENCE, Table, heading, percent, tables
 from tests.reports.synthetic import CURVES, JUDGES, answers, cell, write_run
 
 TEN = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
@@ -335,11 +335,16 @@ def test_methods_stand_in_groups() -> None:
     assert {case for case in every() if "/" not in case} <= set(GROUPS)
 
 
+def test_a_given_classifier_is_no_method(tmp_path: Path) -> None:
+    (table,) = made(tmp_path, (cell("zoo", GIVEN, method="ResNet"), TEN), (cell("advcl", "SLF"), TEN))
+    assert table.groups == {"zoo": "as given", "advcl": "adversarial self-supervised"}
+
+
 def test_groups_are_bands_and_rows(tmp_path: Path) -> None:
     names = {"random": "random", "simclr": "simclr", "at": "supervised", "advcl": "advcl", "own": "of_somebody"}
     (table,) = made(tmp_path, *((cell(name, "SLF", method=method), TEN) for name, method in names.items()))
     assert list(table.groups.values()) == [
-        "no pretraining", "self-supervised", "supervised", "adversarial self-supervised", ""
+        "no pretraining", "self-supervised", "supervised", "adversarial self-supervised", "other methods"
     ]  # fmt: skip
     tex = paper.latex([table])
     assert "\\addlinespace\n\\multicolumn{4}{l}{\\textsc{supervised}} \\\\\nat & " in tex
@@ -395,7 +400,9 @@ def test_no_name_is_an_option_of_a_line_break(tmp_path: Path, name: str) -> None
 
 
 def test_what_is_not_finished_is_a_dash_in_every_form(tmp_path: Path) -> None:
-    (table,) = made(tmp_path, (cell("at", "SLF"), TEN), (cell("advcl", "SLF"), None))
+    runs = write_run(tmp_path / "runs", [(cell("at", "SLF"), TEN), (cell("advcl", "SLF"), None)])
+    (table,) = tables(frame(runs), suite_of(runs))
+    assert table.groups["advcl"] == "adversarial self-supervised"
     assert "advcl & - & - & -" in paper.latex([table])
     assert paper.html([table]).count(">-</td>") == 3
 
