@@ -107,11 +107,7 @@ class Classifiers:
             "threat": plain(self.suite.threat) if scheme.adversarial or scheme.attacked else None,
             "seed": self.suite.seeds.finetune,
         }
-        if row.snapshot is not None:
-            part["snapshot"] = row.snapshot
-        if row.route not in (None, self.encoders.deployed(row.entry)):
-            part["route"] = row.route
-        return part
+        return part | self.encoders.network(row)
 
     def _made(self, row: Row, name: str, part: dict[str, Any], parents: Mapping[str, Stage], passes: int) -> Stage:
         seeds = self.encoders.seeds("pretrain", "finetune")

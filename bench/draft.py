@@ -15,6 +15,7 @@ from robustcl.bench.jury import jury, sources
 from robustcl.bench.library import Library
 from robustcl.bench.official import Official
 from robustcl.bench.pace import most
+from robustcl.bench.probing import Entry, Sight
 from robustcl.bench.protocol import terms, words
 from robustcl.bench.references import references
 from robustcl.bench.rows import Cell
@@ -43,6 +44,7 @@ class Draft:
         if suite.judge.corruptions:
             _check_corruptions(suite.judge.corruptions, target, self.test, suite.name)
         self.ends: list[Stage] = []
+        self.given: dict[str, Cell] = {}
         self.cost = self.encoders.cost
 
     def cells(self) -> Iterator[Cell]:
@@ -53,6 +55,7 @@ class Draft:
         for cell, stage, passes in references(suite, self.test, data_name(suite), self.files.given):
             self.ends.append(stage)
             self.cost[stage.key] = passes
+            self.given[cell["encoder"]] = cell
             yield cell
         for row in [Row(entry=RANDOM), *suite.rows]:
             for scheme in suite.schemes:
@@ -63,6 +66,15 @@ class Draft:
                     for threat in sweep:  # each takes over what the one below it broke
                         yield self._cell(row, scheme, outcome, threat, suite.judge.sweep.judges, below)
                         below = {"smaller": self.ends[-1]}
+
+    def probes(self) -> Iterator[Entry]:
+        """What `suite.json` says of every probe, once the cells are there."""
+        name = data_name(self.suite)
+        sight = Sight(classifiers=self.classifiers, images=self.test, data=name, given=self.given)
+        for probe in sight.planned():
+            self.ends.append(probe.stage)
+            self.cost[probe.stage.key] = probe.passes
+            yield probe.entry
 
     def _cell(
         self,

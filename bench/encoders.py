@@ -8,7 +8,8 @@ from robustcl.bench.labels import LabelFile, Labels, Own, Saved
 from robustcl.bench.place import outside
 from robustcl.bench.seeds import mark
 from robustcl.bench.store import Stage
-from robustcl.bench.suite import RANDOM, Pretrain, Suite, encoders_below, random_encoder
+from robustcl.bench.suite import RANDOM, Pretrain, Row, Suite, encoders_below, random_encoder
+from robustcl.models.architecture import read_architecture
 from robustcl.models.convert import Report
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError, unknown
@@ -69,6 +70,16 @@ class Encoders:
         """The `mean` and `std` that normalise the encoder's input; None where it sees raw images."""
         held = self._import(name)[1] if name in self.suite.imports else self._entry(name)
         return {"mean": held.mean, "std": held.std} if held.mean or held.std else None
+
+    def network(self, row: Row) -> dict[str, Any]:
+        """Which of the networks in its encoder's stage a row is: `snapshot` and `route`, where it is another one."""
+        part: dict[str, Any] = {} if row.snapshot is None else {"snapshot": row.snapshot}
+        return part if row.route in (None, self.deployed(row.entry)) else {**part, "route": row.route}
+
+    def features(self, name: str) -> int:
+        """How many features the encoder has."""
+        architecture = read_architecture(self.architecture(name), f"{self.suite.name}.encoder")
+        return self.files.once(f"features {architecture}", lambda: Encoder(architecture, self.images.shape).width)
 
     def seeds(self, *roles: str) -> str:
         """What a stage's label says of its seeds, where the suite has several."""

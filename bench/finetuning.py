@@ -94,6 +94,15 @@ def subset(images: Images, share: float, validation: int | None) -> Images:
     return rest.take(some(rest, share))
 
 
+def encoder_of(stage: Stage, place: Place) -> Encoder:
+    """The encoder that a stage builds on, at the snapshot and on the route that its part names."""
+    part = stage.part
+    name = f"encoder-{part['snapshot']:05}.safetensors" if "snapshot" in part else "encoder.safetensors"
+    source = place.parent(stage, "encoder", name)
+    assert source is not None
+    return checkpoint.load_encoder(source, part.get("route"))
+
+
 def weights(choice: str) -> str:
     """The name of the file of a classifier."""
     return "classifier.safetensors" if choice == "last" else f"classifier-{choice}.safetensors"
@@ -110,13 +119,10 @@ def write_curve(folder: Path, history: list[Epoch]) -> None:
 
 def _start(stage: Stage, place: Place) -> Start:
     part = stage.part
-    name = f"encoder-{part['snapshot']:05}.safetensors" if "snapshot" in part else "encoder.safetensors"
-    source = place.parent(stage, "encoder", name)
-    assert source is not None
     head = place.parent(stage, "head", weights(part.get("head", "last")))
     labeller = place.parent(stage, "labeller", weights("last"))
     return Start(
-        encoder=checkpoint.load_encoder(source, part.get("route")),
+        encoder=encoder_of(stage, place),
         head=checkpoint.load_classifier(head) if head else None,
         labeller=checkpoint.load_classifier(labeller) if labeller else None,
     )

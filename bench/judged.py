@@ -18,6 +18,9 @@ from robustcl.bench.case import Case, cell
 from robustcl.bench.evaluate import judge
 from robustcl.bench.executors import Watch
 from robustcl.bench.pace import duration
+from robustcl.bench.probe import FILE, Subject, write_arrays
+from robustcl.bench.probes.thumbnails import Thumbnails
+from robustcl.bench.probing import image_stage
 from robustcl.bench.provenance import provenance
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models.errors import UserError
@@ -35,7 +38,7 @@ def admit(case: Case, store: Store) -> None:
     Errors: `UserError` that says what differs; where the folder is a suite's.
     """
     place = (case.row, case.data, case.threat.norm, str(case.threat.eps))
-    for held in store.cells(SUITE):
+    for held in store.suite(SUITE)["cells"]:
         if _place(held) == place:
             _refuse(
                 held["part"], case, f"{store.root}: row '{case.row}' at {case.threat.norm} {case.threat.eps} is there"
@@ -59,11 +62,11 @@ def make(case: Case, store: Store, watch: Watch) -> None:
     With a budget, images are judged in a fixed random order, a block at a time (see `budget.within`); the same call
     again goes on with the next blocks, and those that are there take no time.
     """
-    store.add_cells(SUITE, [])  # the folder is one of given classifiers from now on
+    _show(case, store)
     if not case.budget:
         (stage,) = case.stages
         _judge(case, case.images, stage, store, watch, lambda: None)
-        store.add_cells(SUITE, [cell(case, stage)])
+        store.add(SUITE, [cell(case, stage)])
         return
     parts = list(zip(case.stages, blocks(case.images, case.batch), strict=True))
 
@@ -75,7 +78,20 @@ def make(case: Case, store: Store, watch: Watch) -> None:
     stage = _joined(case, done, store)
     n = sum(len(images) for _, images in parts[: len(done)])
     told = f"{n} of {len(case.images)} images, budget {duration(case.budget)}"
-    store.add_cells(SUITE, [cell(case, stage, told)])
+    store.add(SUITE, [cell(case, stage, told)])
+
+
+def _show(case: Case, store: Store) -> None:
+    """Make the folder one of given classifiers, with some of the images for pages that show them."""
+    probe = Thumbnails()
+    entry, stage = image_stage(probe, case.images, case.data)
+
+    def work(folder: Path) -> Mapping[str, Any]:
+        write_arrays(folder / FILE, probe.run(Subject(images=case.images, where=stage.label)))
+        return provenance()
+
+    store.add(SUITE, [], [entry])
+    store.make(stage, work)
 
 
 def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch, check: Check) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from robustcl.bench.draft import Draft
 from robustcl.bench.files import Files
 from robustcl.bench.library import Library
+from robustcl.bench.probing import Entry, listed
 from robustcl.bench.rows import Cell, joined
 from robustcl.bench.store import Stage
 from robustcl.bench.suite import Suite
@@ -19,12 +20,13 @@ class Plan:
 
     `cost` counts forward-equivalents of one image; for a judge it is the most it can take. `files` are the user's own
     that stages read, by the SHA-256 of their content: keys know them by that alone.
-    `given` says where classifiers from outside come from, by their weights.
+    `given` says where classifiers from outside come from, by their weights; `probes` are the entries of `suite.json`.
     """
 
     cells: Sequence[Cell]
     stages: Sequence[Stage]
     cost: dict[str, int]
+    probes: Sequence[Entry] = ()
     files: Mapping[str, Path] = field(default_factory=dict)
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -34,13 +36,21 @@ def plan(points: Sequence[Suite], library: Library) -> Plan:
     files = Files()
     drafts = [Draft(suite, library, files) for suite in points]
     cells = joined([list(draft.cells()) for draft in drafts], [draft.suite.point for draft in drafts])
+    probes = listed([(entry, draft.suite.point) for draft in drafts for entry in draft.probes()])
     stages: dict[str, Stage] = {}
     cost: dict[str, int] = {}
     for draft in drafts:
         for stage in _parents_first(draft.ends):
             stages.setdefault(stage.key, stage)
         cost |= draft.cost
-    return Plan(cells=cells, stages=list(stages.values()), cost=cost, files=files.known, given=files.given)
+    return Plan(
+        cells=cells,
+        stages=list(stages.values()),
+        cost=cost,
+        probes=probes,
+        files=files.known,
+        given=files.given,
+    )
 
 
 def _parents_first(ends: Sequence[Stage]) -> Iterator[Stage]:

@@ -64,7 +64,8 @@ def prepare(
 
 def claim(job: Job) -> None:
     """Write down in the run folder what it is of. Errors: `UserError` where it is another suite's or cannot be."""
-    job.place.store.claim_suite(job.name, {"points": [resolved(point) for point in job.points]}, list(job.plan.cells))
+    said = {"points": [resolved(point) for point in job.points], "cost": dict(job.plan.cost)}
+    job.place.store.claim_suite(job.name, said, list(job.plan.cells), job.plan.probes)
 
 
 def make(job: Job, watch: Watch, workers: int | None = None) -> None:

@@ -10,6 +10,7 @@ from robustcl.bench.data import DataSet, datasets, read_dataset
 from robustcl.bench.forms import read_judges
 from robustcl.bench.labels import read_labels
 from robustcl.bench.names import check_names
+from robustcl.bench.probe import read_probes
 from robustcl.bench.profiles import read_schemes
 from robustcl.bench.seeds import Seeds, combinations
 from robustcl.bench.suite import (
@@ -100,6 +101,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         schemes=shown,
         judge=judging,
         attacks=read_judges(judging.attacks, f"{name}.judge.attacks", judging.batch),
+        probes=read_probes(entries(table, name, "probes"), f"{name}.probes"),
         seeds=seeds,
         table=table,
     )

@@ -22,6 +22,7 @@ from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.bench.imports import doubts, make_import, told_import
 from robustcl.bench.jury import sources_of
 from robustcl.bench.place import Place, Report, outside, threat_of
+from robustcl.bench.probing import make_probe
 from robustcl.bench.provenance import provenance
 from robustcl.bench.references import again
 from robustcl.bench.store import Stage, Store, write_json
@@ -43,6 +44,7 @@ def execute(stage: Stage, place: Place, report: Report) -> None:
         "finetune": finetuning.run_stage,
         "evaluate": _evaluate,
         "corrupt": _corrupt,
+        "probe": make_probe,
     }
     began = time.monotonic()
 

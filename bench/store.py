@@ -107,16 +107,18 @@ class Store:
                     time.sleep(0.2)
             yield
 
-    def claim_suite(self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]]) -> None:
+    def claim_suite(
+        self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any] = ()
+    ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
-        self.cells(name)  # which refuses
+        self.suite(name)  # which refuses
         with _writable(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells}
+            what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
             write_json(self.root / "suite.json", what)
 
-    def cells(self, name: str) -> list[dict[str, Any]]:
-        """The cells of `suite.json`, none in a new folder. Errors: `UserError` where the folder is another suite's."""
+    def suite(self, name: str) -> dict[str, list[dict[str, Any]]]:
+        """Cells and probes of `suite.json`, none in a new folder. Errors: `UserError` where it is another suite's."""
         path = self.root / "suite.json"
         if path.exists():
             held = _suite(path)
@@ -124,17 +126,22 @@ class Store:
                 raise UserError(
                     f"{self.root}: written by suite '{held['suite']}', expected '{name}'; choose another --runs folder"
                 )
-            return list(held["cells"])
+            return {key: list(held[key]) for key in ("cells", "probes")}
         with _writable(self.root):
             if self.root.exists() and any(child.name != ".locks" for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
-        return []
+        return {"cells": [], "probes": []}
 
-    def add_cells(self, name: str, cells: Sequence[dict[str, Any]]) -> None:
-        """Enter cells into `suite.json`; one for the same place of the table replaces it. Errors: as `claim_suite`."""
+    def add(self, name: str, cells: Sequence[dict[str, Any]], probes: Sequence[dict[str, Any]] = ()) -> None:
+        """Enter cells and probes into `suite.json`; a cell for the same place of the table replaces the one there.
+
+        Errors: as `claim_suite`.
+        """
         with _writable(self.root), self._locked("suite"):
-            held = {tuple(cell[key] for key in _PLACE): cell for cell in [*self.cells(name), *cells]}
-            self.claim_suite(name, {}, list(held.values()))
+            held = self.suite(name)
+            found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
+            looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}
+            self.claim_suite(name, {}, list(found.values()), list(looked.values()))
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
@@ -147,7 +154,7 @@ def write_json(path: Path, held: Mapping[str, Any]) -> None:
 def _suite(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text())
-        return {"suite": str(held["suite"]), "cells": list(held["cells"])}
+        return {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: truncated or not a suite's; remove it or choose another --runs folder") from None
 

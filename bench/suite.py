@@ -11,6 +11,7 @@ from robustcl.bench.attacks import Definitions
 from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
 from robustcl.bench.labels import Labels, Own
+from robustcl.bench.probe import Probe
 from robustcl.bench.scheme import Scheme
 from robustcl.bench.seeds import Seeds
 from robustcl.models.architecture import Architecture
@@ -169,6 +170,7 @@ class Suite:
     schemes: Sequence[str]
     judge: Judging
     attacks: Definitions
+    probes: Mapping[str, Probe]
     seeds: Seeds
     table: Table
 
@@ -199,6 +201,7 @@ def resolved(suite: Suite) -> Table:
         **({"reference": {key: plain(part) for key, part in suite.references.items()}} if suite.references else {}),
         "table": {"rows": [str(row) for row in suite.rows], "schemes": list(suite.schemes)},
         "judge": plain(suite.judge),
+        "probes": {key: plain(part) for key, part in suite.probes.items()},
         "seeds": plain(suite.seeds),
     }
 

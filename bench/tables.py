@@ -12,7 +12,7 @@ from robustcl.models.value import Table, merge
 FOLDER = Path(__file__).parent / "suites"
 TABLES = (
     "data", "target", "sets", "transfer", "encoder", "threat", "labels", "pretrain", "finetune", "reference", "table",
-    "judge", "seeds", "grid",
+    "judge", "probes", "seeds", "grid",
 )  # fmt: skip
 
 

@@ -1,15 +1,39 @@
 """The only owner of a run folder as its readers see it: the suite, the records, the stages and their files."""
 
 import json
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import frame, suite_of
+from robustcl.reports.frame import CORRUPTIONS, frame, suite_of
+from robustcl.reports.seeds import pooled
+from robustcl.reports.table import Table, tables
+from robustcl.reports.verdicts import verdicts
+
+Arrays = dict[str, NDArray[Any]]
+_ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probed:
+    """What a finished probe wrote: `arrays` by name, and of which encoder, scheme and data (empty where of none)."""
+
+    probe: str
+    encoder: str
+    method: str
+    scheme: str
+    data: str
+    seeds: dict[str, int]
+    part: dict[str, Any]
+    arrays: Arrays
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +54,21 @@ class RunFolder:
     def records(self) -> pd.DataFrame:
         """The `frame` of all records; do not change it, all readers share it."""
         return frame(self.root)
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """The `tables` of the records, published numbers beside them."""
+        return tables(self.records, self.suite)
+
+    @cached_property
+    def numbers(self) -> pd.DataFrame:
+        """The `pooled` numbers of all cells, those of the sweep included, under every judge but corruptions."""
+        return pooled(self.records[self.records["judge"] != CORRUPTIONS])[0]
+
+    @cached_property
+    def answers(self) -> pd.DataFrame:
+        """The `verdicts` of the cells of the table: one row per cell, judge and image."""
+        return verdicts(self.records[self.records["headline"]])
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -68,3 +107,25 @@ class RunFolder:
         """The training curve of the finished stage with this key, one row per epoch: the loss by its named terms."""
         path = self.file(key, "curve.csv")
         return None if path is None else pd.read_csv(path)
+
+    def probes(self, name: str) -> list[Probed]:
+        """What the finished probes of this name wrote, in the order of the suite; `part` is what their keys hold.
+
+        `thumbnails`, in every run folder: `image` (n,) int32 positions in the official split, `label` (n,), `pixels`
+        (n, c, h, w) uint8. What the others write say their files in `bench/probes`.
+        """
+        found = []
+        for entry in self.suite.get("probes", []):
+            path = self.file(entry["stage"], "arrays.npz") if entry["probe"] == name else None
+            if path is not None:
+                note, of = self.stage(entry["stage"]) or {}, {key: entry[key] for key in _ENTRY}
+                found.append(Probed(**of, part=note["part"], arrays=_arrays(path)))
+        return found
+
+
+def _arrays(path: Path) -> Arrays:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError, BadZipFile, zlib.error):
+        raise UserError(f"{path}: damaged or truncated, expected the whole arrays of a probe") from None

@@ -13,11 +13,14 @@ from robustcl.reports.style import dark
 
 Point = tuple[float, float]
 Floats = NDArray[np.float64]
-_LINE = 9.0  # points from one line of text to the next
+LINE = 10.5  # points from one line of text to the next
 _NEAR = 12.0  # points; a name farther off needs a line to its point
+# As bad as covering so much of points and lines is covering a name, and crossing one on the way to another.
+_TEXT, _CROSS = 5.0, 1.0
 _LEADER: dict[str, Any] = {"arrowstyle": "-", "lw": 0.6, "shrinkA": 1, "shrinkB": 3}
 # Where a name may stand, in points from what it names; the earlier the better.
-_SIDES = tuple((dx, dy) for far in (1, 2, 3, 4, 6, 8) for dx in (6 * far, -6 * far) for dy in (0, 6 * far, -6 * far))
+_FAR = (6, 12, 18, 24, 36, 48, 60)
+_SIDES = tuple((dx, dy) for far in _FAR for dx in (far, -far) for dy in (0, far, -far))
 
 
 def label_ends(axes: Axes, ends: Mapping[str, Point], colours: Mapping[str, str]) -> None:
@@ -27,7 +30,7 @@ def label_ends(axes: Axes, ends: Mapping[str, Point], colours: Mapping[str, str]
     """
     low, high = axes.get_ylim()
     pixels_per_point = axes.figure.dpi / 72
-    gap = (high - low) * _LINE * pixels_per_point / axes.bbox.height
+    gap = (high - low) * LINE * pixels_per_point / axes.bbox.height
     names = sorted(ends, key=lambda name: ends[name][1])
     places = spread([ends[name][1] for name in names], gap, low, high)
     for name, place in zip(names, places, strict=True):
@@ -66,23 +69,31 @@ def label_points(
 ) -> None:
     """Write every name once, beside one of its points, where it covers least of the points, `lines` and other texts.
 
-    `points` and `lines` (two ends each) are in data units. A thin line leads to a name that has to stand far off.
+    `points` and `lines` (two ends each) are in data units. A thin line leads to a name that has to stand far off, and
+    crosses no other name where that can be.
     """
     figure: Any = axes.figure
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     figure.draw_without_rendering()
     scale = figure.dpi / 72
-    taken = [np.asarray(text.get_window_extent(renderer).extents) for text in axes.texts if text.get_text()]
-    taken += [_box(axes, [point], 3.5 * scale) for where in points.values() for point in where]
+    texts = [np.asarray(text.get_window_extent(renderer).extents) for text in axes.texts if text.get_text()]
+    taken = [_box(axes, [point], 3.5 * scale) for where in points.values() for point in where]
     taken += [_box(axes, piece, 1.0) for line in lines for piece in _pieces(line)]
     for name, where in ((name, where) for name, where in points.items() if where):
         options = [(point, offset) for offset in _SIDES for point in where]
         sample = axes.annotate(name, where[0])
         size = np.asarray(sample.get_window_extent(renderer).size)
         sample.remove()
-        boxes = [_place(np.asarray(axes.transData.transform(point)), scale, offset, size) for point, offset in options]
-        best = int(np.argmin(_covered(np.array(boxes), np.array(taken), np.asarray(axes.bbox.extents))))
-        taken.append(boxes[best])
+        at = [np.asarray(axes.transData.transform(point)) for point, _ in options]
+        boxes = np.array([_place(to, scale, offset, size) for to, (_, offset) in zip(at, options, strict=True)])
+        ways = [_leader(to, scale, offset) for to, (_, offset) in zip(at, options, strict=True)]
+        cost = _covered(boxes, np.array(taken), np.asarray(axes.bbox.extents))
+        if texts:
+            cost += _TEXT * _shared(boxes, np.array(texts)).sum(axis=1)
+            cost += [_CROSS * float(_shared(way, np.array(texts)).sum()) if len(way) else 0.0 for way in ways]
+        best = int(np.argmin(cost))
+        texts.append(boxes[best])
+        taken += list(ways[best])
         _write_beside(axes, name, *options[best], colours[name])
 
 
@@ -110,6 +121,14 @@ def _place(point: Floats, scale: float, offset: Point, size: Floats) -> Floats:
     at = point + scale * np.asarray(offset)
     corner = at - size * np.array([0.0 if offset[0] > 0 else 1.0, 0.5])
     return np.concatenate([corner, corner + size])
+
+
+def _leader(at: Floats, scale: float, offset: Point, pieces: int = 8) -> Floats:
+    """The pixels (pieces, 4) that the line to a name takes, which stands so far off a point; none where it is near."""
+    if max(map(abs, offset)) <= _NEAR:
+        return np.zeros((0, 4))
+    ends = at + scale * np.linspace(0.2, 0.95, pieces + 1)[:, None] * np.asarray(offset)
+    return np.concatenate([np.minimum(ends[:-1], ends[1:]) - 1, np.maximum(ends[:-1], ends[1:]) + 1], axis=1)
 
 
 def _pieces(line: Sequence[Point], pieces: int = 16) -> Iterator[list[Point]]:

@@ -15,6 +15,8 @@ def transfers(records: pd.DataFrame) -> pd.DataFrame:
 
     Empty where no cell of the frame is judged on another data set than its encoder was pretrained on.
     """
+    if not any(" -> " in str(name) for name in records["data"].unique()):
+        return pd.DataFrame()  # seen before anything is counted, as nearly every run is one of these
     numbers, _ = pooled(records[records["headline"]])
     pairs = numbers["data"].astype(str).str.split(" -> ", expand=False)
     numbers["source"], numbers["target"] = pairs.str[0], pairs.str[-1]

@@ -3,38 +3,43 @@
 import json
 from itertools import combinations
 
+import numpy as np
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
 from robustcl.reports.seeds import attack, seed_columns
-from robustcl.reports.statistics import holm, mcnemar, paired
+from robustcl.reports.statistics import Floats, holm, mcnemar, paired
 from robustcl.reports.verdicts import verdicts
 
 
 def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:
-    """Every two encoders of a `frame` under one scheme and judge (`clean`, `pgd-20`, `autoattack`), the better first.
+    """Every two encoders of a `frame` under one scheme and judge (`clean`, `pgd-20`, `corruptions`), the better first.
 
     Columns: better, worse, difference (of the accuracies, a share), only_better and only_worse (images on which one is
     right alone, or more often than the other), p, holm (corrected over all pairs) and resolved (holm at most `level`).
     Ordered by the accuracy of the better, then of the worse. With one seed each, p is the exact McNemar test's; where
-    an encoder has several, images are compared by their means over seeds with the paired t-test. Either speaks of
-    these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme or judge that the records
-    do not hold, for more than one table, for other images, and for attacks whose fingerprints differ.
+    an encoder has several, or images have shares (corruptions), the means of the images are compared with the paired
+    t-test. Either speaks of these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme
+    or judge that the records do not hold, for more than one table, for other images, and for attacks that differ.
     """
-    answers = verdicts(records[records["headline"]])
+    answers = verdicts(records[records["headline"]], shares=True)
     for key, name in (("scheme", scheme), ("judge", judge)):
         known = [str(held) for held in answers[key].unique()]
         if name not in known:
             raise unknown("pairs", key, name, known)
-    part = answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)].drop_duplicates(
-        ["encoder", "stage", "image"]
-    )
+    return compare(answers[(answers["scheme"] == scheme) & (answers["judge"] == judge)], judge, level)
+
+
+def compare(answers: pd.DataFrame, judge: str, level: float = 0.05) -> pd.DataFrame:
+    """The `pairs` of the `verdicts` of one scheme and this judge, taken as shares."""
+    part = answers.drop_duplicates(["encoder", "stage", "image"])
     _check(part, judge)
     right = part.pivot_table(index="image", columns="encoder", values="right", aggfunc="mean", observed=True)
     if right.isna().any(axis=None):
         raise UserError("pairs: encoders judged on different images, expected the same ones")
     order = right.mean().sort_values(ascending=False, kind="stable").index
-    rows = [_pair(right, str(better), str(worse)) for better, worse in combinations(order, 2)]
+    answers_of = {str(row): right[row].to_numpy() for row in order}
+    rows = [(*both, *_pair(*(answers_of[row] for row in both))) for both in combinations(answers_of, 2)]
     found = pd.DataFrame(rows, columns=["better", "worse", "difference", "only_better", "only_worse", "p"])
     found["holm"] = holm(found["p"])
     return found.assign(resolved=found["holm"] <= level)
@@ -54,8 +59,8 @@ def _check(part: pd.DataFrame, judge: str) -> None:
         raise UserError(f"pairs: '{judge}' is not one attack here but {told}, expected one fingerprint")
 
 
-def _pair(right: pd.DataFrame, better: str, worse: str) -> tuple[str, str, float, int, int, float]:
-    one, other = right[better], right[worse]
-    single = one.isin([0, 1]).all() and other.isin([0, 1]).all()
+def _pair(one: Floats, other: Floats) -> tuple[float, int, int, float]:
+    """The difference of two encoders, how many images each is better on, and the p-value."""
+    single = np.isin([one, other], (0, 1)).all()
     p = mcnemar(one.astype(bool), other.astype(bool)) if single else paired(one, other)
-    return better, worse, float(one.mean() - other.mean()), int((one > other).sum()), int((other > one).sum()), p
+    return float(one.mean() - other.mean()), int((one > other).sum()), int((other > one).sum()), p

@@ -1,7 +1,6 @@
 """The only owner of the export for RobustBench: a `model_info` JSON for every encoder that AutoAttack judged."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,10 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import CLEAN, frame
+from robustcl.reports.capsule import architecture
+from robustcl.reports.filenames import distinct
+from robustcl.reports.folder import RunFolder
+from robustcl.reports.frame import CLEAN
 from robustcl.reports.seeds import row_names
 from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
 from robustcl.reports.verdicts import summary
@@ -29,12 +31,19 @@ def model_info(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[
     images stand behind it, with the interval, and what was judged, is the footnote.
     Errors: as `summary`.
     """
-    found: dict[str, dict[str, Any]] = {}
-    for clean, robust in _cells(summary(records)):
-        plain = "" if robust["headline"] else f"_eps-{_slug(robust['eps'])}"
-        name = _slug(str(robust["row"]) if robust["scheme"] == GIVEN else f"{robust['row']}_{robust['scheme']}") + plain
-        folder = f"{_slug(robust['data'])}/{_THREATS[str(robust['norm'])]}"
-        found[f"{folder}/{name}.json"] = _fields(clean, robust, architectures.get(str(robust["stage"]), ""))
+    return {path: fields for held in by_encoder(records, architectures).values() for path, fields in held.items()}
+
+
+def by_encoder(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same for every encoder of its own. Names that differ are files that differ, however alike they are."""
+    cells = list(_cells(summary(records)))
+    data = distinct(str(robust["data"]) for _, robust in cells)
+    names = distinct(_name(robust) for _, robust in cells)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for clean, robust in cells:
+        path = f"{data[str(robust['data'])]}/{_THREATS[str(robust['norm'])]}/{names[_name(robust)]}.json"
+        fields = _fields(clean, robust, architectures.get(str(robust["stage"]), ""))
+        found.setdefault(str(robust["encoder"]), {})[path] = fields
     return found
 
 
@@ -43,8 +52,9 @@ def write(runs: str | Path, folder: str | Path | None = None) -> list[Path]:
 
     Errors: as `frame`; `UserError` where no cell was judged by AutoAttack `standard`, and for an unwritable folder.
     """
-    target = Path(folder) if folder is not None else Path(runs) / "report" / "model_info"
-    found = model_info(frame(runs), _architectures(Path(runs) / "suite.json"))
+    run = RunFolder(Path(runs))
+    target = Path(folder) if folder is not None else run.root / "report" / "model_info"
+    found = model_info(run.records, networks(run))
     if not found:
         raise UserError(f"{runs}: no finished cell has the judge {JUDGE} ({', '.join(STANDARD)}), expected one")
     paths = [target / name for name in found]
@@ -55,6 +65,17 @@ def write(runs: str | Path, folder: str | Path | None = None) -> list[Path]:
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from None
     return paths
+
+
+def networks(run: RunFolder) -> dict[str, str]:
+    """The encoders of a suite for people, `resnet (depth 18, stem 3x3)`, by the stage that judged them."""
+    return {str(cell["stage"]): architecture(cell["architecture"]) for cell in run.cells if "architecture" in cell}
+
+
+def _name(robust: pd.Series) -> str:
+    """What a cell is called: its row, its scheme unless it was given, its radius unless it is the table's."""
+    row = str(robust["row"]) if robust["scheme"] == GIVEN else f"{robust['row']}_{robust['scheme']}"
+    return row if robust["headline"] else f"{row}_eps-{robust['eps']}"
 
 
 def _cells(numbers: pd.DataFrame) -> Iterator[tuple[pd.Series, pd.Series]]:
@@ -97,20 +118,5 @@ def _footnote(clean: pd.Series, robust: pd.Series, protocol: str) -> str:
     )
 
 
-def _architectures(path: Path) -> dict[str, str]:
-    """The encoders of a suite for people, `resnet (depth 18, stem 3x3)`, by the stage that judged them."""
-    cells = json.loads(path.read_text(encoding="utf-8")).get("cells", [])
-    return {str(cell["stage"]): _architecture(cell["architecture"]) for cell in cells if "architecture" in cell}
-
-
-def _architecture(encoder: Mapping[str, Any]) -> str:
-    settings = ", ".join(f"{key} {of}" for key, of in encoder.items() if of is not None and key != "name")
-    return f"{encoder['name']} ({settings})" if settings else str(encoder["name"])
-
-
 def _percent(share: float) -> str:
     return f"{100 * share:.2f}"
-
-
-def _slug(name: object) -> str:
-    return re.sub(r"[^A-Za-z0-9_.+-]+", "-", str(name)).strip("-")

@@ -3,17 +3,20 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from robustcl.models.errors import UserError
 
-WIDTH = 3.3  # inches: one column of a paper
+WIDTH = 3.4  # inches: one column of a paper
 # Okabe and Ito, 2008, without the yellow that vanishes on white; colours are never the only difference.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # As many as schemes with their selections can be, the last ones stars; with as many colours no two rows look alike.
@@ -22,6 +25,7 @@ MARKERS: tuple[Any, ...] = (
 )  # fmt: skip
 LINES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (3, 1, 1, 1)), (0, (1.5, 1)))
 NORMS = {"linf": "\u2113\u221e", "l2": "\u2113\u2082", "l1": "\u2113\u2081"}  # as l with its index
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 QUIET, INK = "#777777", "#222222"
 _FORM: Any = {
     "font.family": "DejaVu Sans",
@@ -81,6 +85,21 @@ def dark(colour: str) -> str:
     """The colour a third darker, for text: light hues are too faint on white at this size."""
     red, green, blue = to_rgb(colour)
     return to_hex((0.65 * red, 0.65 * green, 0.65 * blue))
+
+
+def plain_powers(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers on a logarithmic axis from `low` to `high`: 0.5, 20, 1000, and 2·10⁶ for large and small ones."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _power(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float) -> str:
+    exponent = floor(log10(value) + 1e-9)
+    if -3 <= exponent < 4:
+        return f"{value:g}"
+    lead = f"{value / 10**exponent:.0f}·"
+    return f"{'' if lead[0] == '1' else lead}10{str(exponent).translate(_RAISED)}"
 
 
 @contextmanager

@@ -1,27 +1,45 @@
 """The only owner of the tables: encoders as rows, schemes as blocks, one column per judge, intervals in every cell."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from robustcl.bench.findings import UNCHECKED
-from robustcl.reports import seeds as over_seeds
-from robustcl.reports.frame import CLEAN, CORRUPTIONS
+from robustcl.reports import captions
+from robustcl.reports.beside import COLUMNS, beside, lines
+from robustcl.reports.beside import notes as notes_of
+from robustcl.reports.captions import attack_text as attack_text
+from robustcl.reports.captions import heading as heading
+from robustcl.reports.captions import percent as percent
+from robustcl.reports.ranks import RANDOM as RANDOM
+from robustcl.reports.ranks import leaders, ranked
 from robustcl.reports.seeds import attack, pooled, seed_columns
-from robustcl.reports.statistics import detectable
-from robustcl.reports.trust import MARKS, Notes, against
+from robustcl.reports.trust import Notes, against
 
-CHANCE, RANDOM, MISSING = "chance", "random", "-"
+CHANCE, MISSING = "chance", "-"
 REFERENCE = f"{CHANCE} (reference)"
 GIVEN = "as given"  # the scheme of a classifier that was judged and not made here
+OTHER = "other methods"  # such as somebody's own
+GROUPS = {
+    RANDOM: "no pretraining",
+    "supervised": "supervised",
+    "simclr": "self-supervised",
+    **dict.fromkeys(
+        ("ap_dpe", "rocl", "acl", "advcl", "a_infonce", "dynacl", "lp_aff", "deacl", "air"),
+        "adversarial self-supervised",
+    ),
+    "import": "imported",
+}
 _GROUP = ["suite", "data", "norm", "eps"]
 _NUMBERS = ["n", "right", "accuracy", "low", "high", "seeds", "spread", "reliability", "why", "fingerprint", "passes"]
+_RANKED = ["group", "rank", "tied"]
+_PUBLISHED = ["source", "outside", "flags", "note"]
 _SHOWN = ["row", "scheme", "judge", "n", "findings"]
-_SIGNS = {"ok": "", "suspect": f" ({MARKS['suspect']})", "unreliable": f" ({MARKS['unreliable']})", UNCHECKED: ""}
+_KEY = ["row", "scheme", "judge"]
+
+Key = tuple[str, str, str]
+"""A cell of a table: row, scheme and judge."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -33,18 +51,49 @@ class Table:
     cell, it is their mean, `seeds` and `spread` say how many and how far apart, and `singles` has a row for each, of
     the kind `seed`. `rows`, `schemes` and `judges` are what is shown, in order; a combination without numbers is not
     finished and shows as `-`. `marks` stand behind the numbers that checks speak against, `notes` say why.
+
+    `places` says which numbers lead their column as far as the paired test resolves it (see `ranks`): `best` above
+    every other row, `second` above all but the best; without a best, `tied` are those that no row is above. `groups`
+    says what kind of method a row is. `published` holds the published numbers of its rows as `numbers` does, of the
+    kind `published` (see `beside`), and `sources` what is to be said of them. `parts` are those of the caption: what is
+    shown, how intervals are to be read, then protocol and reliability.
     """
 
-    caption: str
+    parts: Sequence[str]
     rows: list[str]
     schemes: list[str]
     judges: list[str]
     numbers: pd.DataFrame
     singles: pd.DataFrame
-    marks: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    marks: Mapping[Key, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    places: Mapping[Key, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    published: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    sources: Sequence[str] = ()
 
-    def text(self) -> dict[tuple[str, str, str], str]:
+    @property
+    def caption(self) -> str:
+        """What a number of the table means, as one sentence."""
+        return "; ".join(self.parts) + "."
+
+    @property
+    def of(self) -> str:
+        """What it is of, `cifar10, linf 8/255`: the head of its block beside other tables."""
+        data, norm, eps = self.numbers.iloc[0][["data", "norm", "eps"]]
+        return f"{data}, {norm} {eps}"
+
+    def beside(self) -> list[list[str]]:
+        """Scheme, row, source and a text per judge: of each row with published numbers the measured, then these."""
+        text, found = self.text(), lines(self.published, self.judges)
+        made = []
+        for scheme, row in self.lines():
+            own = [[scheme, row, source, *texts] for (*at, source), texts in found if at == [scheme, row]]
+            measured = [text[row, scheme, judge] for judge in self.judges]
+            made += [[scheme, row, "measured here", *measured], *own] if own else []
+        return made
+
+    def text(self) -> dict[Key, str]:
         """What stands in the cells: (row, scheme, judge) -> percent, its interval, its spread over seeds, its mark."""
         rows = self.numbers
         cells = zip(rows["row"], rows["scheme"], rows["judge"], strict=True)
@@ -64,16 +113,25 @@ class Table:
         return [(scheme, row) for scheme, row in every if row == REFERENCE or (row in given) == (scheme == GIVEN)]
 
 
-def tables(records: pd.DataFrame) -> list[Table]:
-    """The tables of a frame, one per data set and threat, from its headline cells; empty where none is finished."""
+def tables(records: pd.DataFrame, suite: Mapping[str, Any] | None = None) -> list[Table]:
+    """The tables of a frame, one per data set and threat, from its headline cells; empty where none is finished.
+
+    With the `suite.json` of its run folder, published numbers stand beside the measured ones.
+    """
     numbers, singles = pooled(records[records["headline"]])
     if numbers.empty:
         return []
+    ranks, refused = ranked(records)
     made = []
     for key, part in numbers.groupby(_GROUP, observed=True, sort=False):
-        of = singles[(singles[_GROUP].astype(str) == [str(held) for held in key]).all(axis=1)]
-        made.append(_table(*_apart(part, of)))
+        own, of, why = (held[_are(held, key)] for held in (singles, ranks, refused))
+        cells, seeds = _apart(part, own)
+        made.append(_table(cells, seeds, of, why, suite or {}))
     return made
+
+
+def _are(held: pd.DataFrame, key: Sequence[Any]) -> pd.Series:
+    return (held[_GROUP].astype(str) == [str(of) for of in key]).all(axis=1)
 
 
 def in_order(cells: pd.DataFrame) -> list[str]:
@@ -84,39 +142,6 @@ def in_order(cells: pd.DataFrame) -> list[str]:
     encoders = [str(name) for name in cells["encoder"].cat.categories]
     encoders.sort(key=lambda name: name != RANDOM)  # stable: only the random encoder moves
     return encoders
-
-
-def heading(judge: str) -> str:
-    """The field's name of a judge's column: SA, RA (PGD-20), AA, CA; any other judge keeps its name.
-
-    What follows the name in brackets, such as the number of one of several attacks of that name, stays.
-    """
-    name, apart, number = judge.partition(" [")
-    steps = re.fullmatch(r"pgd-(\d+)", name)
-    known = {CLEAN: "SA", "autoattack": "AA", CORRUPTIONS: "CA"}
-    told = f"RA (PGD-{steps[1]})" if steps else known.get(name, name)
-    return f"{told}{apart}{number}"
-
-
-def percent(accuracy: float, low: float, high: float, spread: float = float("nan")) -> str:
-    """A share with its interval, and its spread over seeds, as percent: 74.2 [69.4, 78.5] ± 0.8.
-
-    A reference without an interval stands alone.
-    """
-    share = f"{100 * accuracy:.1f}"
-    interval = "" if pd.isna(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{share}{interval}{'' if pd.isna(spread) else f' ± {100 * spread:.1f}'}"
-
-
-def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
-    """What the columns stand for: `RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square`."""
-    told = {judge: ", ".join(attacks) for judge, attacks in judges.items()}
-    if CORRUPTIONS in told:
-        names, levels = (
-            dict.fromkeys(part) for part in zip(*(a.rsplit("-", 1) for a in judges[CORRUPTIONS]), strict=True)
-        )
-        told[CORRUPTIONS] = f"mean over {len(names)} corruptions at severities {', '.join(levels)}, normal interval"
-    return "; ".join(f"{heading(judge)}: {text}" for judge, text in told.items())
 
 
 def _apart(*parts: pd.DataFrame) -> Sequence[pd.DataFrame]:
@@ -136,135 +161,75 @@ def _apart(*parts: pd.DataFrame) -> Sequence[pd.DataFrame]:
     return split
 
 
-def _table(cells: pd.DataFrame, singles: pd.DataFrame) -> Table:
+def _table(
+    cells: pd.DataFrame, singles: pd.DataFrame, ranks: pd.DataFrame, refused: pd.DataFrame, suite: Mapping[str, Any]
+) -> Table:
     """The table of measured cells that share data set and threat."""
     rows = in_order(cells)
     schemes = [str(name) for name in cells["scheme"].cat.categories]
     judges = [str(name) for name in cells["judge"].cat.categories]
-    notes = Notes()
-    marks = {}
-    for row, scheme, judge, n, text in zip(*(cells[name] for name in _SHOWN), strict=True):
-        found = against(str(text), str(judge).partition(" [")[0], int(n))
-        marks[row, scheme, judge] = notes.mark(f"{row} {scheme} {heading(judge)}", found)
+    marks, notes = _marks(cells)
     group: dict[str, Any] = {name: str(cells[name].iloc[0]) for name in _GROUP}
+    known = beside(cells, suite).assign(encoder=lambda found: found["row"], **group)
     group |= {"row": REFERENCE, "encoder": CHANCE, "accuracy": 1 / int(cells["classes"].iloc[0])}
     reference = pd.DataFrame([{**group, "scheme": scheme, "judge": judge} for scheme in schemes for judge in judges])
-    kinds = {"reference": reference, "measured": cells, "seed": singles}
+    groups = _groups(cells, suite)
+    cells = cells.assign(group=cells["row"].astype(str).map(groups))
+    ranked_cells = cells.astype(dict.fromkeys(_KEY, str)).merge(ranks[[*_KEY, "rank", "tied"]], on=_KEY, how="left")
+    kinds = {"reference": reference, "measured": ranked_cells, "published": known, "seed": singles}
     tidy = {kind: _tidy(part.assign(kind=kind), seed_columns(cells)) for kind, part in kinds.items()}
     return Table(
-        caption=_caption(cells, singles),
+        parts=captions.caption(cells, singles),
         rows=[REFERENCE, *rows],
         schemes=schemes,
         judges=judges,
         numbers=pd.concat([tidy["reference"], tidy["measured"]], ignore_index=True),
         singles=tidy["seed"],
         marks=marks,
-        notes=[*_several(cells), *notes.lines()],
+        notes=[*captions.several(cells), *notes, *_unranked(refused)],
+        places=leaders(ranks),
+        groups=groups,
+        published=tidy["published"],
+        sources=notes_of(known),
     )
+
+
+def _groups(cells: pd.DataFrame, suite: Mapping[str, Any]) -> dict[str, str]:
+    """What kind of method each row is; of rows that are not finished the suite knows it."""
+    known = [*suite.get("cells", []), *cells[["encoder", "method", "scheme"]].astype(str).to_dict("records")]
+    return {
+        str(one["encoder"]): GIVEN if one["scheme"] == GIVEN else GROUPS.get(str(one["method"]), OTHER) for one in known
+    }
+
+
+def _marks(cells: pd.DataFrame) -> tuple[dict[Key, str], list[str]]:
+    """The marks of the numbers that checks speak against, and the notes that say why."""
+    notes, marks = Notes(), {}
+    for row, scheme, judge, n, text in zip(*(cells[name] for name in _SHOWN), strict=True):
+        found = against(str(text), str(judge).partition(" [")[0], int(n))
+        marks[row, scheme, judge] = notes.mark(f"{row} {scheme} {heading(judge)}", found)
+    return marks, notes.lines()
+
+
+def _unranked(refused: pd.DataFrame) -> list[str]:
+    """The notes that say which columns have no ranking and why."""
+    return [
+        f"Not ranked: {', '.join(f'{scheme} {heading(judge)}' for scheme, judge in columns)}: {why}."
+        for why, columns in (
+            (
+                str(why).removeprefix("pairs: ").partition(", expected")[0],
+                zip(part["scheme"], part["judge"], strict=True),
+            )
+            for why, part in refused.groupby("why", sort=False)
+        )
+    ]
 
 
 def _tidy(cells: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
     """Cells with the columns of the CSV, and their types."""
     names = [*_GROUP, "row", "encoder", "kind", "scheme", "judge"]
-    whole = dict.fromkeys(["n", "right", "seeds", "passes", *seeds], "Int64")
-    real = dict.fromkeys(["accuracy", "low", "high", "spread"], "float64")
-    made = cells.reindex(columns=[*names, *_NUMBERS, *seeds])
-    return made.astype({**dict.fromkeys(names, str), **real}).astype(whole).reset_index(drop=True)
-
-
-def _caption(cells: pd.DataFrame, singles: pd.DataFrame) -> str:
-    """What a number of the table means: suite, data, threat, images, attacks, interval, seeds, protocol, trust."""
-    first = cells.iloc[0]
-    threat = f"{first['norm']} {first['eps']} ({first['radius']:.5g})"
-    protocol = _protocol(cells)
-    seeds = _stated(cells, over_seeds.told(cells, singles))
-    least = 100 * detectable(int(cells["n"].min()))
-    parts = [
-        f"{first['suite']}: {first['data']}, {threat}, {_images(cells)}",
-        "accuracy in percent with 95 % Wilson intervals over images",
-        f"rows are told apart, unpaired, from {least:.1f} points on",
-        *([f"seeds: {seeds}"] if seeds else []),
-        _attacks(cells),
-        *([f"protocol: {protocol}"] if protocol else []),
-        f"reliability: {_trusted(cells)}",
-    ]
-    return "; ".join(parts) + "."
-
-
-def _attacks(cells: pd.DataFrame) -> str:
-    """The fingerprint behind every column; of columns without one, the names of their attacks."""
-    held = {judge: _prints(part) for judge, part in cells.groupby("judge", observed=True) if judge != CLEAN}
-    known = [f"{heading(str(judge))}: {', '.join(of)}" for judge, of in held.items() if any(of)]
-    bare = {str(judge).partition(" [")[0] for judge, of in held.items() if not any(of)}
-    texts = [{name: of for name, of in json.loads(text).items() if name in bare} for text in cells["judges"]]
-    plain = _stated(cells, pd.Series([attack_text(text) for text in texts], index=cells.index)) if bare else ""
-    return "; ".join([*([plain] if plain else []), *known])
-
-
-def _prints(cells: pd.DataFrame) -> list[str]:
-    """The fingerprints of a column: several where they differ by their seeds alone."""
-    return [str(of) for of in dict.fromkeys(cells["fingerprint"]) if of]
-
-
-def _several(cells: pd.DataFrame) -> list[str]:
-    """The notes that say which attack is behind `AA [1]`."""
-    made = []
-    for judge, part in cells.groupby("judge", observed=True):
-        name, apart, number = str(judge).partition(" [")
-        if apart:
-            made.append(f"[{number} {heading(name)}: {', '.join(_prints(part)) or 'no fingerprint is recorded'}.")
-    return made
-
-
-def _trusted(cells: pd.DataFrame) -> str:
-    """How many numbers are of which verdict."""
-    counts = cells["reliability"].value_counts()
-    told = [f"{counts[name]} {name}{sign}" for name, sign in _SIGNS.items() if name in counts]
-    return told[0].partition(" ")[2] if len(told) == 1 else ", ".join(told) + " numbers"
-
-
-def _images(cells: pd.DataFrame) -> str:
-    """How many images were judged, per column where the columns differ."""
-    counts = {str(judge): sorted(set(part)) for judge, part in cells.groupby("judge", observed=True)["n"]}
-    if len({tuple(of) for of in counts.values()}) == 1:
-        return f"n = {_range(next(iter(counts.values())))} images"
-    return "n = " + ", ".join(f"{_range(of)} ({heading(judge)})" for judge, of in counts.items()) + " images"
-
-
-def _range(counts: Sequence[int]) -> str:
-    return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-
-
-def _protocol(cells: pd.DataFrame) -> str:
-    """The clauses that all cells share, then every other one with its cells: each clause once, none for cells alone."""
-    places = list(zip(cells["row"].astype(str), cells["scheme"].astype(str), strict=True))
-    held: dict[str, dict[tuple[str, str], None]] = {}
-    for text, place in zip(cells["protocol"].astype(str), places, strict=True):
-        for clause in filter(None, re.split(r", (?![^(]*\))", text)):  # a comma in brackets parts nothing
-            held.setdefault(clause, {})[place] = None
-    every = list(dict.fromkeys(places))
-    shared = [clause for clause, of in held.items() if len(of) == len(every)]
-    together: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for clause, of in held.items():
-        if clause not in shared:
-            together.setdefault(tuple(of), []).append(clause)
-    parts = [f"{', '.join(clauses)} ({_of(list(of), every)})" for of, clauses in together.items()]
-    return "; ".join([*([", ".join(shared)] if shared else []), *parts])
-
-
-def _of(some: Sequence[tuple[str, str]], every: Sequence[tuple[str, str]]) -> str:
-    """The cells (row, scheme) in as few names as they have: whole rows, whole schemes, or one by one."""
-    for side in (0, 1):
-        names = dict.fromkeys(place[side] for place in some)
-        if sum(place[side] in names for place in every) == len(some):
-            return ", ".join(names)
-    return ", ".join(" ".join(place) for place in some)
-
-
-def _stated(cells: pd.DataFrame, texts: pd.Series) -> str:
-    """A text that all cells share, or every text with its cells: unlike numbers are never mixed silently."""
-    where = cells["row"].astype(str) + " " + cells["scheme"].astype(str)
-    of = {str(text): list(dict.fromkeys(part)) for text, part in where.groupby(texts.astype(str), sort=False)}
-    if len(of) == 1:
-        return next(iter(of))
-    return "; ".join(f"{text} ({', '.join(names)})" for text, names in of.items())
+    types: dict[str, Any] = {**dict.fromkeys(names, str), **dict.fromkeys(["tied", "outside"], "boolean")}
+    types |= dict.fromkeys(["n", "right", "seeds", "passes", "rank", *seeds], "Int64")
+    types |= dict.fromkeys(["accuracy", "low", "high", "spread"], "float64")
+    made = cells.reindex(columns=[*names, *_NUMBERS, *seeds, *_RANKED, *_PUBLISHED])
+    return made.astype(types).reset_index(drop=True)

@@ -1,9 +1,10 @@
-"""The only owner of the forms a table is written in: terminal, Markdown, CSV, LaTeX."""
+"""The only owner of the forms a table is written in: terminal, Markdown, CSV; LaTeX and HTML are those of `paper`."""
 
 import io
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from rich import box
@@ -13,15 +14,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import frame
-from robustcl.reports.table import Table, heading, tables
+from robustcl.reports import paper
+from robustcl.reports.beside import CAPTION
+from robustcl.reports.forms import MARKDOWN, TERMINAL, Form
+from robustcl.reports.frame import frame, suite_of
+from robustcl.reports.table import Key, Table, heading, tables
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{mark: f"\\{mark}" for mark in "&%$#_{}"},
-}
+_WIDTH = 100
 
 
 def grid(columns: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) -> str:
@@ -41,59 +40,58 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[str]], names: int = 1) 
 
 def terminal(table: Table) -> str:
     """The table with the schemes below each other, which fits in 100 columns, as Markdown under its caption."""
-    text = table.text()
+    cells = _aligned(table)
     columns = ["scheme", "encoder", *(heading(judge) for judge in table.judges)]
-    rows = [[scheme, row, *(text[row, scheme, judge] for judge in table.judges)] for scheme, row in table.lines()]
-    notes = "\n".join(textwrap.fill(note, 100) for note in table.notes)
-    return f"{textwrap.fill(table.caption, 100)}\n\n{grid(columns, rows, names=2)}" + (f"\n\n{notes}" if notes else "")
+    rows = [[scheme, row, *(cells[row, scheme, judge] for judge in table.judges)] for scheme, row in table.lines()]
+    parts = [_filled([table.caption]), grid(columns, rows, names=2), _filled([TERMINAL.legend(table), *table.notes])]
+    if len(table.published):
+        short = [[*row[:3], *(text.partition(" [")[0] for text in row[3:])] for row in table.beside()]
+        parts += [_filled([CAPTION]), _published(table, short), _filled(table.sources)]
+    return "\n\n".join(filter(None, parts))
 
 
 def markdown(table: Table) -> str:
     """The table in the paper's form, the schemes beside each other, as Markdown above its caption."""
-    wide = _wide(table)
-    columns = ["encoder", *(" ".join(column) for column in wide.columns.to_list())]
-    rows = [
-        [str(name), *(str(cell) for cell in cells)] for name, cells in zip(wide.index, wide.to_numpy(), strict=True)
-    ]
-    notes = "".join(f"\n- {note}" for note in table.notes)
-    return f"{grid(columns, rows)}\n\n{table.caption}\n" + (f"{notes}\n" if notes else "")
-
-
-def latex(table: Table) -> str:
-    """The table in the paper's form for LaTeX with booktabs: a `table` with caption, all text escaped."""
-    wide = _wide(table)
-    styler = wide.style.format(_escape).format_index(_escape, axis=0).format_index(_escape, axis=1)
-    columns = "l" + "c" * wide.shape[1]
-    text = styler.to_latex(
-        column_format=columns,
-        hrules=True,
-        multicol_align="c",
-        position="t",
-        position_float="centering",
-        caption=_escape(table.caption),
-    )
-    end = r"\end{table}"
-    notes = "\\\\\n".join(_escape(note) for note in table.notes)
-    below = f"\\begin{{flushleft}}\\footnotesize\n{notes}\n\\end{{flushleft}}\n" if notes else ""
-    return str(text).replace(end, below + end)
+    text, plain = table.text(), MARKDOWN.escape
+    shown = [(scheme, judge) for scheme in table.schemes for judge in table.judges]
+    columns = ["pretraining", "encoder", *(plain(f"{scheme} {heading(judge)}") for scheme, judge in shown)]
+    rows, before = [], ""
+    for row in table.rows:
+        keys: list[Key] = [(row, scheme, judge) for scheme, judge in shown]
+        group = table.groups.get(row, "")
+        cells = [MARKDOWN.cell(text[key], table.places.get(key, "")) for key in keys]
+        rows.append([group if group != before else "", plain(row), *cells])
+        before = group
+    parts = [grid(columns, rows, names=2), plain(f"{table.caption} {MARKDOWN.legend(table)}".strip())]
+    parts += [_listed(table.notes, MARKDOWN)]
+    if len(table.published):
+        parts += [CAPTION, _published(table, table.beside()), _listed(table.sources, MARKDOWN)]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def tidy(of: Sequence[Table]) -> pd.DataFrame:
-    """The numbers of the tables below each other: shares in [0, 1], one row per cell of a table, then per seed."""
-    parts = [part for table in of for part in (table.numbers, table.singles)]
+    """The numbers of the tables below each other: shares in [0, 1], one row per cell of a table, then per seed.
+
+    Between them stand the published numbers, one row each, of the kind `published`.
+    """
+    parts = [part for table in of for part in (table.numbers, table.published, table.singles)]
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
-def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """Write the tables of a frame as `table.txt`, `.md`, `.csv` and `.tex`; nothing where no cell is finished."""
-    made = tables(records)
+def save(records: pd.DataFrame, folder: str | Path, suite: Mapping[str, Any] | None = None) -> list[Path]:
+    """Write the tables of a frame as `table.txt`, `.md`, `.csv`, `.tex` and `.html`; nothing without a finished cell.
+
+    With the `suite.json` of its run folder, published numbers stand beside the measured ones.
+    """
+    made = tables(records, suite)
     if not made:
         return []
     texts = {
         "table.txt": "\n\n".join(terminal(table) for table in made) + "\n",
         "table.md": "\n".join(markdown(table) for table in made),
         "table.csv": tidy(made).to_csv(index=False, lineterminator="\n"),
-        "table.tex": "\n".join(latex(table) for table in made),
+        "table.tex": paper.latex(made),
+        "table.html": paper.html(made),
     }
     paths = [Path(folder) / name for name in texts]
     try:
@@ -107,23 +105,34 @@ def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
 
 def write(runs: str | Path, folder: str | Path) -> list[Path]:
     """Write the tables of the run folder `runs` into `folder`: the paths. Errors: as `frame`; unwritable folder."""
-    return save(frame(runs), folder)
+    return save(frame(runs), folder, suite_of(Path(runs)))
 
 
-def _wide(table: Table) -> pd.DataFrame:
-    """The cells as text: rows as shown, columns (scheme, heading of the judge)."""
-    text = table.text()
-    columns = [(scheme, judge) for scheme in table.schemes for judge in table.judges]
-    made = pd.MultiIndex.from_tuples([(scheme, heading(judge)) for scheme, judge in columns])
-    cells = [[text[row, scheme, judge] for scheme, judge in columns] for row in table.rows]
-    return pd.DataFrame(cells, index=pd.Index(table.rows), columns=made)
+def _aligned(table: Table) -> dict[Key, str]:
+    """The cells for the terminal; where a column has signs, a space stands for the missing ones."""
+    marked = {(scheme, judge) for _, scheme, judge in table.places}
+    signed = {judge for _, judge in marked}
+    cells = {}
+    for key, text in table.text().items():
+        number, apart, rest = TERMINAL.cell(text, table.places.get(key, "")).partition(" ")
+        gap = " " if apart and key[2] in signed and key not in table.places else ""
+        cells[key] = f"{number}{gap}{apart}{rest}"
+    return cells
+
+
+def _published(table: Table, rows: Iterable[Sequence[str]]) -> str:
+    """The published numbers below the measured ones of their rows."""
+    return grid(["scheme", "encoder", "from", *(heading(judge) for judge in table.judges)], rows, names=3)
+
+
+def _filled(texts: Sequence[str]) -> str:
+    return "\n".join(textwrap.fill(text, _WIDTH) for text in texts if text)
+
+
+def _listed(texts: Sequence[str], form: Form) -> str:
+    return "\n".join(f"- {form.escape(text)}" for text in texts)
 
 
 def _plain(text: str) -> Text:
     """Text that neither rich nor Markdown reads as markup."""
     return Text(text.replace("|", "\\|"))
-
-
-def _escape(text: object) -> str:
-    """Text as LaTeX prints it, every character of its own accord."""
-    return "".join(_LATEX.get(mark, mark) for mark in str(text))

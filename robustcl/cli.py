@@ -125,20 +125,40 @@ def report(
     robustbench: Annotated[
         bool, typer.Option("--robustbench", help="Write RobustBench's model_info JSONs as well.")
     ] = False,
+    figure: Annotated[
+        list[str] | None, typer.Option(help="Only this figure or table, such as fig3 (see ls figures); repeatable.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="A folder for a copy of the report, its page included, for others to read.")
+    ] = None,
+    cards: Annotated[
+        Path | None, typer.Option(help="A folder for a model card of every encoder, with RobustBench's JSONs.")
+    ] = None,
 ) -> None:
-    """Write the table and the figures of a run folder again, and print the table."""
+    """Write the tables, the figures and the page of a run folder again, and print the table."""
+    from robustcl.reports import card, named
     from robustcl.reports import robustbench as leaderboard
     from robustcl.reports.report import report as write
 
-    typer.echo(str(write(runs)))
-    for path in leaderboard.write(runs) if robustbench else []:
-        typer.echo(path)
+    if figure and (robustbench or page or cards):
+        raise UserError("--figure: writes the named figures alone, expected no --robustbench, --page or --cards")
+    if figure:
+        paths = named.write(runs, figure)
+        typer.echo("\n".join(map(str, paths)))
+        for line in named.foreign(runs, figure):
+            typer.echo(f"note: {line}", err=True)
+        return
+    written = write(runs, site=page)
+    made = leaderboard.write(runs) if robustbench else []
+    made += card.write(runs, cards) if cards else []
+    typer.echo("\n".join([*map(str, made), str(written)]))
 
 
 @app.command()
 def ls(
     kind: Annotated[
-        str | None, typer.Argument(help="methods, schemes, architectures, attacks, data, layouts, suites.")
+        str | None,
+        typer.Argument(help="methods, schemes, architectures, attacks, data, probes, layouts, suites, figures."),
     ] = None,
 ) -> None:
     """List what there is."""

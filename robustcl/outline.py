@@ -6,6 +6,7 @@ from typing import Any
 from robustcl.bench.data import datasets
 from robustcl.bench.forms import known
 from robustcl.bench.pace import Pace, measure, span
+from robustcl.bench.probe import probes
 from robustcl.bench.profiles import PROFILES, schemes
 from robustcl.bench.runner import Job
 from robustcl.bench.store import Stage, Store
@@ -67,8 +68,10 @@ def listing(kind: str | None) -> str:
         "architectures": lambda: dict.fromkeys(names(ARCHITECTURES), ""),
         "attacks": known,
         "data": lambda: {name: (cls.__doc__ or "").splitlines()[0] for name, cls in datasets().items()},
+        "probes": lambda: {name: (cls.__doc__ or "").splitlines()[0] for name, cls in probes().items()},
         "layouts": lambda: {layout.name: layout.said for layout in LAYOUTS},
         "suites": lambda: {name: _first_comment(path.read_text()) for name, path in suites().items()},
+        "figures": _figures,
     }
     if kind is not None and kind not in kinds:
         raise unknown("ls", "kind", kind, kinds)
@@ -85,6 +88,15 @@ def _schemes() -> dict[str, str]:
     known = [(profile, name, scheme) for profile in PROFILES for name, scheme in schemes(profile).items()]
     chosen = [f"{' and '.join(s.selection)} of {s.training.epochs} epochs" for _, _, s in known]
     return {f"{n} ({p})": f"{s.words}; {told}" for (p, n, s), told in zip(known, chosen, strict=True)}
+
+
+def _figures() -> dict[str, str]:
+    """Named reports and figures; imported late, since no other list needs matplotlib."""
+    from robustcl.reports.named import reports
+
+    told = {name: " or ".join(report.suites) or "any suite" for name, report in reports().items()}
+    given = {name: f" with {report.given}" if report.given else "" for name, report in reports().items()}
+    return {name: f"{report.title.rstrip('.')}; from {told[name]}{given[name]}" for name, report in reports().items()}
 
 
 def _methods() -> dict[str, type[Method]]:

@@ -18,6 +18,7 @@ from robustcl.pretraining.method import every, named
 from tests.bench.test_imports import save_images
 from tests.bench.tiny import visible, write_suite
 from tests.models.official import Net, alive, under
+from tests.reports.synthetic import JUDGES, answers, cell, write_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -205,7 +206,7 @@ def test_runs_that_cannot_be_used(call: Call, tmp_path: Path) -> None:
 def test_dry_run_writes_nothing(call: Call, tmp_path: Path) -> None:
     told = call("run", write_suite(tmp_path), "--runs", tmp_path / "runs", "--dry-run")
     assert told.code == 0
-    assert "2 cells, 6 stages, 6 to make" in told.out
+    assert "2 cells, 7 stages, 7 to make" in told.out
     assert "pretrain at" in told.out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
 
@@ -214,9 +215,10 @@ def test_run_report_and_another_suite_in_its_folder(call: Call, tmp_path: Path) 
     suite, runs = write_suite(tmp_path), tmp_path / "runs"
     first = call("run", suite, "--runs", runs, "--workers", "1")
     assert first.code == 0
-    assert "[  6/6]" in first.err
+    assert "[  7/7]" in first.err
     assert "random" in first.out
-    assert first.out.splitlines()[-1].startswith(f"{runs / 'report'}: table.txt")
+    assert first.out.splitlines()[-2].startswith(f"{runs / 'report'}: table, ")
+    assert first.out.splitlines()[-1] == f"open {runs / 'report' / 'index.html'}"
     again = call("run", suite, "--runs", runs)
     assert (again.code, again.out, again.err) == (0, first.out, "")
     assert "0 to make" in call("run", suite, "--runs", runs, "--dry-run").out
@@ -267,9 +269,9 @@ def test_ctrl_c_keeps_what_is_finished(call: Call, tmp_path: Path) -> None:
     assert "Traceback" not in said
     kept = {path: path.stat().st_mtime_ns for path in runs.glob("pretrain/[!.]*/*")}
     assert kept
-    assert len(list(runs.glob("*/[!.]*/stage.json"))) < 6
+    assert len(list(runs.glob("*/[!.]*/stage.json"))) < 7
     assert call("run", suite, "--runs", runs, "--workers", "1").code == 0
-    assert len(list(runs.glob("*/[!.]*/stage.json"))) == 6
+    assert len(list(runs.glob("*/[!.]*/stage.json"))) == 7
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -293,3 +295,18 @@ def test_evaluate_an_encoder_of_another_project(call: Call, tmp_path: Path) -> N
     assert "unknown route 'pdg'" in call(*more, "--layout", "acl", "--route", "pdg").line
     assert "--layout: of an encoder to finetune, expected --scheme" in call(*words, "--layout", "acl").line
     assert not (tmp_path / "runs").exists()
+
+
+def test_report_writes_a_copy_and_cards_where_they_are_asked_for(call: Call, tmp_path: Path) -> None:
+    rows = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
+    runs = write_run(tmp_path / "runs", [(cell("advcl", "SLF"), rows)])
+    told = call("report", runs, "--page", tmp_path / "out", "--cards", tmp_path / "cards")
+    assert told.code == 0
+    assert told.out.splitlines()[-1] == f"open {tmp_path / 'out' / 'index.html'}"
+    for made in ("out/encoders/advcl.html", "runs/report/index.html", "cards/advcl/README.md"):
+        assert (tmp_path / made).is_file(), made
+    (tmp_path / "file").write_text("mine")
+    told = call("report", runs, "--page", tmp_path / "file")
+    assert told.code == 2
+    assert told.line.endswith("cannot be written (File exists), expected a writable folder")
+    assert (tmp_path / "file").read_text() == "mine"

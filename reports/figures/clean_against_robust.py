@@ -10,68 +10,85 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from robustcl.reports import style
-from robustcl.reports.drawing import Drawing, Drawn, named
+from robustcl.reports.drawing import Drawing, Drawn, named, strongest
 from robustcl.reports.folder import RunFolder
-from robustcl.reports.frame import CLEAN, CORRUPTIONS
+from robustcl.reports.frame import CLEAN
 from robustcl.reports.labels import Point, label_points
-from robustcl.reports.style import NORMS
-from robustcl.reports.table import REFERENCE, Table, heading, tables
+from robustcl.reports.style import NORMS, Look
+from robustcl.reports.table import REFERENCE, Table, heading
+
+_POINT: dict[str, Any] = {"markersize": 5.5, "markeredgecolor": "white", "markeredgewidth": 0.4}
+_TOGETHER = 6  # encoders that one panel can hold with all of their schemes
 
 
 class CleanAgainstRobust(Drawing):
     """SA against AA: a colour per encoder, a marker per scheme, an arrow from one scheme to the next."""
 
+    needs = "a cell of the table that an attack judged"
+
     def draw(self, run: RunFolder) -> Iterator[Drawn]:
         """One figure per table with a robust judge."""
-        made = tables(run.records)
-        for table in made:
-            figure = clean_against_robust(table)
-            if figure is None:
+        for table in run.tables:
+            judge = strongest(table.judges)
+            if judge is None:
                 continue
-            name = named("clean-against-robust", table.numbers, ["data", "norm", "eps"], several=len(made) > 1)
-            judged = table.numbers["judge"].isin([CLEAN, _robust(table)])
-            yield Drawn(name=name, figure=figure, data=table.numbers[judged])
+            several = len(run.tables) > 1
+            name = named("clean-against-robust", table.numbers, ["data", "norm", "eps"], several)
+            judged = table.numbers["judge"].isin([CLEAN, judge])
+            yield Drawn(name=name, figure=clean_against_robust(table, judge), data=table.numbers[judged])
 
 
-def clean_against_robust(table: Table) -> Figure | None:
-    """SA against AA (or the last judge there is): a colour per encoder, a marker per scheme, crosses for intervals.
+def clean_against_robust(table: Table, judge: str) -> Figure:
+    """SA against a judge: a colour per encoder, a marker per scheme, crosses for intervals.
 
-    An arrow leads from the first scheme to the next of the same encoder. None where nothing but SA was judged.
-    Draw and save inside `style.style()`.
+    An arrow leads from one scheme to the next of the same encoder. Where encoders are too many for one panel, each
+    scheme has its own, without arrows. Draw and save inside `style.style()`.
     """
-    judge = _robust(table)
-    if judge is None:
-        return None
-    numbers = table.numbers
+    numbers = table.numbers[table.numbers["kind"] == "measured"]
     sides = [numbers[numbers["judge"] == name] for name in (CLEAN, judge)]
     looks = style.looks([row for row in table.rows if row != REFERENCE])
     marks = dict(zip(table.schemes, itertools.cycle(style.MARKERS), strict=False))
-    figure = Figure(figsize=(style.WIDTH, 3.3), layout="constrained")
-    axes = figure.subplots()
+    apart = len(marks) > 1 and numbers["row"].nunique() > _TOGETHER
+    shown = [[name] for name in marks] if apart else [list(marks)]
+    figure = Figure(figsize=(style.WIDTH, (0.4 if apart else 0.7) + 2.6 * len(shown)), layout="constrained")
+    panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+    share = 100 * float(table.numbers.loc[table.numbers["kind"] == "reference", "accuracy"].iloc[0])
+    data, norm, eps = numbers[["data", "norm", "eps"]].iloc[0]
+    todo = []
+    for panel, schemes in zip(panels, shown, strict=True):
+        points, lines = _draw_panel(panel, sides, looks, {name: marks[name] for name in schemes})
+        panel.set(xlabel="SA (%)", ylabel=f"{heading(judge)} (%)")
+        _limit(panel, lines)
+        todo.append((panel, points, [*lines, *_draw_chance(panel, share)]))
+        where = f"{data}, {NORMS.get(norm, norm)} {eps}"
+        panel.set_title(f"{schemes[0]}: {where}" if apart else where, loc="left")
+        panel.grid(True)
+    if not apart:
+        _explain(figure, marks)
+    for panel, points, lines in todo:
+        label_points(panel, points, {row: look.colour for row, look in looks.items()}, lines)
+    return figure
+
+
+def _explain(figure: Figure, marks: Mapping[str, str]) -> None:
+    """The legend of the schemes."""
+    handles = [Line2D([], [], color=style.INK, linestyle="", marker=mark, label=name) for name, mark in marks.items()]
+    fitting = int(style.WIDTH / (0.35 + 0.055 * max(map(len, marks))))  # by the inches of the longest name
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), fitting), handletextpad=0.1)
+
+
+def _draw_panel(
+    axes: Axes, sides: Sequence[pd.DataFrame], looks: Mapping[str, Look], marks: Mapping[str, str]
+) -> tuple[dict[str, list[Point]], list[list[Point]]]:
+    """The schemes in `marks` of every encoder: their places, and the crosses and arrows, in percent."""
     points: dict[str, list[Point]] = {}
     lines: list[list[Point]] = []
     for row, look in looks.items():
         cells = [side[side["row"] == row].set_index("scheme") for side in sides]
-        points[row], crosses = _draw_points(axes, cells, look.colour, marks)
+        own = marks if len(marks) > 1 else dict.fromkeys(marks, look.marker)  # of one scheme, the encoder's marker
+        points[row], crosses = _draw_points(axes, cells, look.colour, own)
         lines += [*crosses, *map(list, itertools.pairwise(points[row]))]
-    share = 100 * float(numbers.loc[numbers["kind"] == "reference", "accuracy"].iloc[0])
-    axes.set(xlabel="SA (%)", ylabel=f"{heading(judge)} (%)")
-    _limit(axes, lines)
-    lines += _draw_chance(axes, share)
-    data, norm, eps = numbers[["data", "norm", "eps"]].iloc[0]
-    axes.set_title(f"{data}, {NORMS.get(norm, norm)} {eps}", loc="left")
-    axes.grid(True)
-    handles = [Line2D([], [], color=style.INK, linestyle="", marker=marks[name], label=name) for name in table.schemes]
-    fitting = int(style.WIDTH / (0.35 + 0.055 * max(map(len, table.schemes))))  # by the inches of the longest name
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), fitting), handletextpad=0.1)
-    label_points(axes, points, {row: look.colour for row, look in looks.items()}, lines)
-    return figure
-
-
-def _robust(table: Table) -> str | None:
-    """The judge to set against SA: AutoAttack where it was run, else the last one."""
-    judges = [judge for judge in table.judges if judge not in (CLEAN, CORRUPTIONS)]
-    return "autoattack" if "autoattack" in judges else (judges[-1] if judges else None)
+    return points, lines
 
 
 def _draw_points(
@@ -84,9 +101,9 @@ def _draw_points(
         (x, x_low, x_high), (y, y_low, y_high) = (_interval(side, scheme) for side in sides)
         places.append((x, y))
         crosses += [[(x_low, y), (x_high, y)], [(x, y_low), (x, y_high)]]
-        axes.plot([x], [y], color=colour, marker=marks[scheme], markersize=5, linestyle="", markeredgecolor="white")
+        axes.plot([x], [y], color=colour, marker=marks[scheme], linestyle="", **_POINT)
     for cross in crosses:
-        axes.plot(*zip(*cross, strict=True), color=colour, linewidth=0.7)
+        axes.plot(*zip(*cross, strict=True), color=colour, linewidth=0.6, alpha=0.6, zorder=1)
     for start, end in itertools.pairwise(places):
         arrow = {"arrowstyle": "->", "color": colour, "lw": 0.9, "shrinkA": 4, "shrinkB": 4}
         axes.annotate("", xy=end, xytext=start, arrowprops=arrow)

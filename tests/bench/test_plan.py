@@ -1,6 +1,7 @@
 """The plan: what is in a key and what is not, and each stage once."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.library import Library
 from robustcl.bench.plan import Plan, plan
+from robustcl.bench.runner import claim, prepare
 from robustcl.bench.schemes.labelled import Labelled
 from robustcl.bench.spec import read_suite
 from robustcl.models.architectures.tiny import Tiny
@@ -55,13 +57,14 @@ PRETRAIN = {f"pretrain {e}" for e in ENCODERS}
 FINETUNE = {f"finetune {e} {s}" for e in ENCODERS for s in SCHEMES}
 EVALUATE = {f"evaluate {e} {s}" for e in ENCODERS for s in SCHEMES}
 AT = {"pretrain at", *(f"{verb} at {s}" for verb in ("finetune", "evaluate") for s in SCHEMES)}
+THUMBNAILS = {"probe thumbnails"}
 SLF = {f"{verb} {e} SLF" for verb in ("finetune", "evaluate") for e in ENCODERS}
 
 
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("judge.images=20", EVALUATE),
+        ("judge.images=20", EVALUATE | THUMBNAILS),
         ("judge.judges=['pgd-3']", EVALUATE),
         ("judge.batch=9", EVALUATE),
         ("seeds.judge=1", EVALUATE),
@@ -106,13 +109,16 @@ def test_a_path_is_in_no_key(tmp_path: Path) -> None:
         found.append(keys(plan(points, Library())))
     one, two, three = found
     assert one == two, "the path is in no key"
-    assert {label for label, key in one.items() if three[label] != key} == {"evaluate random SLF", "evaluate at SLF"}
+    assert {label for label, key in one.items() if three[label] != key} == THUMBNAILS | {
+        "evaluate random SLF",
+        "evaluate at SLF",
+    }
 
 
 def test_stages_appear_once_and_after_their_parents(tmp_path: Path) -> None:
     made = planned(tmp_path, "judge.sweep.eps=['1/20', '1/10', '1/5']")
     order = [stage.key for stage in made.stages]
-    assert len(set(order)) == len(order) == 3 + 6 + 6 * 3
+    assert len(set(order)) == len(order) == 3 + 6 + 6 * 3 + len(THUMBNAILS)
     for stage in made.stages:
         assert all(order.index(parent.key) < order.index(stage.key) for parent in stage.parents.values())
     assert set(made.cost) == set(order)
@@ -321,13 +327,13 @@ def test_a_target_is_what_is_finetuned_and_judged_on(tmp_path: Path) -> None:
     target = points[0].target.load()
     made, own = plan(points, Library()), planned(tmp_path, more="")
     here, there = keys(made), keys(own)
-    assert {label for label in here if here[label] != there[label]} == {
+    assert {label for label in here if here[label] != there[label]} == THUMBNAILS | {
         f"{verb} {name} SLF" for verb in ("finetune", "evaluate") for name in ("random", "at")
     }
     data = {stage.kind: stage.part["data"] for stage in made.stages}
     test = target.test.sample(40).fingerprint
     assert data == {
-        "pretrain": SPLITS.train.fingerprint, "finetune": target.train.fingerprint, "evaluate": test
+        "pretrain": SPLITS.train.fingerprint, "finetune": target.train.fingerprint, "evaluate": test, "probe": test
     }  # fmt: skip
     assert {(cell["data"], cell["classes"]) for cell in made.cells} == {("digits -> four", 4)}
     assert {(cell["data"], cell["classes"]) for cell in own.cells} == {("digits", 10)}
@@ -460,3 +466,14 @@ def test_stages_of_several_seeds_say_which(tmp_path: Path) -> None:
     ]
     assert "pretrain at" in labels
     assert any(label.endswith("at 1/10, finetune seed 3") for label in labels)
+
+
+def test_the_run_folder_knows_what_every_stage_was_planned_to_cost(tmp_path: Path) -> None:
+    job = prepare(write_suite(tmp_path, more=MORE), runs=tmp_path / "runs")
+    claim(job)
+    cost = json.loads((tmp_path / "runs" / "suite.json").read_text())["resolved"]["cost"]
+    assert cost == job.plan.cost
+    trained = {stage.label: cost[stage.key] for stage in job.plan.stages if stage.kind == "pretrain"}
+    assert trained["pretrain random"] == 0
+    images = len(job.place.library.part(job.points[0].data, "train"))
+    assert trained["pretrain clean"] == 6 * images  # SimCLR's units, one epoch

@@ -156,7 +156,7 @@ def test_figures_are_of_attacks(tmp_path: Path) -> None:
     run = RunFolder(written(tmp_path, {"at": corrupt(), "advcl": corrupt()}))
     (path,) = [path for path in drawing.save(run, tmp_path, ["clean-against-robust"]) if path.suffix == ".csv"]
     assert set(pd.read_csv(path)["judge"]) == {"clean", "pgd-20"}
-    assert curves(run.records) == []
+    assert curves(run.numbers) == []
 
 
 def test_intervals_of_shares() -> None:

@@ -42,18 +42,16 @@ def swept(
 
 @pytest.fixture(scope="module")
 def drawn(quickstart: Path) -> dict[str, Figure]:
-    records = frame(quickstart)
+    run = RunFolder(quickstart)
     with style.style():
-        (points,), (table,) = curves(records), tables(records)
-        scatter = clean_against_robust(table)
-        assert scatter is not None
-        return {"eps": against_eps(points), "scatter": scatter}
+        (points,), (table,) = curves(run.numbers), run.tables
+        return {"eps": against_eps(points), "scatter": clean_against_robust(table, "autoattack")}
 
 
 def test_curves_by_hand(tmp_path: Path) -> None:
     headline = answers(10, 8, {"pgd-20": 6, "autoattack": 1}, JUDGES)
     cells = [*swept("advcl", "SLF", {"1/10": 5, "1/20": 7, "3/20": 2}), (cell("advcl", "SLF"), headline)]
-    (points,) = curves(frame(write_run(tmp_path / "runs", cells)))
+    (points,) = curves(RunFolder(write_run(tmp_path / "runs", cells)).numbers)
     found = points[["eps", "radius", "judge", "n", "right", "accuracy"]].to_numpy().tolist()
     # The table's own cell speaks for 1/10.
     assert found == [
@@ -66,7 +64,7 @@ def test_curves_by_hand(tmp_path: Path) -> None:
 
 def test_an_attack_at_eps_0_is_judged_not_assumed(tmp_path: Path) -> None:
     cells = swept("advcl", "SLF", {"0": 7, "1/20": 6, "1/10": 5})
-    (points,) = curves(frame(write_run(tmp_path / "runs", cells)))
+    (points,) = curves(RunFolder(write_run(tmp_path / "runs", cells)).numbers)
     # The clean answer would say 8; a drop at eps 0 is a fault that must show.
     assert points["judge"].tolist() == ["pgd-20"] * 3
     assert points["right"].tolist() == [7, 6, 5]
@@ -76,9 +74,10 @@ def test_one_radius_is_no_curve(tmp_path: Path) -> None:
     runs = write_run(
         tmp_path / "runs", [(cell("advcl", "SLF"), answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES))]
     )
-    assert curves(frame(runs)) == []
+    assert curves(RunFolder(runs).numbers) == []
     names = {path.name for path in drawing.save(RunFolder(runs), tmp_path / "out")}
-    assert names == {f"clean-against-robust.{kind}" for kind in ("png", "svg", "pdf", "csv")}
+    stems = ("accuracy-against-steps", "clean-against-robust", "per-class")  # one scheme: no gap
+    assert names == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "pdf", "csv")}
 
 
 def test_nothing_finished_is_no_figure(tmp_path: Path) -> None:
@@ -88,13 +87,11 @@ def test_nothing_finished_is_no_figure(tmp_path: Path) -> None:
 
 def test_clean_alone_is_no_scatter(tmp_path: Path) -> None:
     runs = write_run(tmp_path / "runs", [(cell("advcl", "SLF", judges={}), answers(10, 8, {}, {}))])
-    (table,) = tables(frame(runs))
-    with style.style():
-        assert clean_against_robust(table) is None
+    assert drawing.save(RunFolder(runs), tmp_path / "out", ["clean-against-robust"]) == []
 
 
 def test_lines_show_the_points(quickstart: Path, drawn: dict[str, Figure]) -> None:
-    (points,) = curves(frame(quickstart))
+    (points,) = curves(RunFolder(quickstart).numbers)
     assert [panel.get_title(loc="left") for panel in drawn["eps"].axes] == ["SLF", "AFF"]
     for panel in drawn["eps"].axes:
         part = points[points["scheme"] == panel.get_title(loc="left")]
@@ -168,17 +165,15 @@ def test_an_unfinished_encoder_leaves_the_figures_whole(tmp_path: Path) -> None:
     paths = drawing.save(
         RunFolder(write_run(tmp_path / "runs", [*cells, *swept("advcl", "SLF", {"1/20": 7})])), tmp_path / "out"
     )
-    assert [path.name for path in paths if path.suffix == ".png"] == [
-        "accuracy-against-eps.png",
-        "clean-against-robust.png",
-    ]
+    stems = ["accuracy-against-eps", "accuracy-against-steps", "clean-against-robust", "per-class"]
+    assert [path.stem for path in paths if path.suffix == ".png"] == stems
 
 
 def test_files_hold_four_forms_and_the_numbers(quickstart: Path, tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
-    paths = drawing.save(RunFolder(quickstart), tmp_path)
-    assert dict(mpl.rcParams) == before
     stems = ("accuracy-against-eps", "clean-against-robust")
+    paths = drawing.save(RunFolder(quickstart), tmp_path, stems)
+    assert dict(mpl.rcParams) == before
     assert [path.name for path in paths] == [
         f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "pdf", "csv")
     ]
@@ -186,11 +181,11 @@ def test_files_hold_four_forms_and_the_numbers(quickstart: Path, tmp_path: Path)
     for path in paths:
         assert path.read_bytes().startswith(starts.get(path.suffix, b"suite,data,norm"))
     png = paths[0].read_bytes()
-    assert int.from_bytes(png[16:20], "big") == 660  # 3.3 inches at 200 dpi
+    assert int.from_bytes(png[16:20], "big") == 680  # 3.4 inches at 200 dpi
     data = pd.read_csv(paths[3])
     assert len(data) == 2 * 5 * 9
     assert ((data["low"] <= data["accuracy"]) & (data["accuracy"] <= data["high"])).all()
-    (points,) = curves(frame(quickstart))
+    (points,) = curves(RunFolder(quickstart).numbers)
     assert np.array_equal(data["right"], points["right"])
     assert set(pd.read_csv(paths[7])["judge"]) == {"clean", "autoattack"}
 
@@ -199,10 +194,11 @@ def test_each_norm_has_its_own_files(tmp_path: Path) -> None:
     cells = swept("advcl", "SLF", {"8/255": 5, "4/255": 7})
     cells += swept("advcl", "SLF", {"1/2": 5, "1/4": 7}, norm="l2")
     runs = write_run(tmp_path / "runs", cells)
-    stems = [path.stem for path in drawing.save(RunFolder(runs), tmp_path / "out") if path.suffix == ".pdf"]
+    paths = drawing.save(RunFolder(runs), tmp_path / "out", ["accuracy-against-eps"])
+    stems = [path.stem for path in paths if path.suffix == ".pdf"]
     assert stems == ["accuracy-against-eps-digits-linf", "accuracy-against-eps-digits-l2"]
     with style.style():
-        grey, other = (against_eps(points).axes[-1] for points in curves(frame(runs)))
+        grey, other = (against_eps(points).axes[-1] for points in curves(RunFolder(runs).numbers))
     assert "in 1/255" in grey.get_xlabel()
     assert np.allclose(grey.lines[0].get_xdata(), [0, 4, 8])
     assert "1/255" not in other.get_xlabel()
@@ -212,7 +208,7 @@ def test_each_norm_has_its_own_files(tmp_path: Path) -> None:
 def test_an_unwritable_folder_is_one_line(quickstart: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UserError, match=r"file: cannot be written \(.*\), expected a writable folder$"):
-        drawing.save(RunFolder(quickstart), tmp_path / "file")
+        drawing.save(RunFolder(quickstart), tmp_path / "file", ["gap"])
 
 
 def test_the_scatter_marks_chance_where_it_is_in_sight(tmp_path: Path) -> None:
@@ -222,8 +218,7 @@ def test_the_scatter_marks_chance_where_it_is_in_sight(tmp_path: Path) -> None:
         frame(write_run(tmp_path / "runs", [(cell("random", "SLF"), rows), (cell("advcl", "SLF"), better)]))
     )
     with style.style():
-        figure = clean_against_robust(table)
-    assert figure is not None
+        figure = clean_against_robust(table, "autoattack")
     dotted = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert sorted(tuple(np.ptp(line.get_xydata(), axis=0) == 0) for line in dotted) == [(False, True), (True, False)]
     assert all(10 in np.asarray(line.get_xydata()) for line in dotted)
@@ -236,8 +231,7 @@ def test_as_many_schemes_as_there_can_be_have_a_marker_each_and_a_whole_legend(t
     cells = [(cell("advcl", name, judges=PGD, stage=f"s{place}"), held) for place, name in enumerate(schemes)]
     with style.style():
         (table,) = tables(frame(write_run(tmp_path / "runs", cells)))
-        figure = clean_against_robust(table)
-        assert figure is not None
+        figure = clean_against_robust(table, "pgd-20")
         figure.draw_without_rendering()
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == schemes

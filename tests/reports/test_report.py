@@ -14,9 +14,12 @@ from robustcl.reports.writers import terminal
 from tests.reports.synthetic import JUDGES, answers, cell, plausible, write_run
 from tests.reports.test_table import made
 
-STEMS = ("accuracy-against-eps", "clean-against-robust")
-FILES = {f"table.{kind}" for kind in ("txt", "md", "csv", "tex")}
-FILES |= {f"{stem}.{kind}" for stem in STEMS for kind in ("png", "svg", "pdf", "csv")}
+STEMS = (
+    "accuracy-against-eps", "accuracy-against-steps", "clean-against-robust", "gap", "per-class-SLF", "per-class-AFF",
+)  # fmt: skip
+FILES = {f"table.{kind}" for kind in ("txt", "md", "csv", "tex", "html")}
+SITE = {"index.html", "references.bib", "encoders"}
+FILES |= SITE | {f"{stem}.{kind}" for stem in STEMS for kind in ("png", "svg", "pdf", "csv")}
 ROOT = Path(__file__).resolve().parents[2]
 TEN = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
 
@@ -26,7 +29,8 @@ def test_same_records_give_the_same_bytes_without_torch(tmp_path: Path) -> None:
     runs = plausible(tmp_path / "runs", encoders=("random", "advcl"), n=40, radii=3)
     mine = report(runs)
     assert mine.folder == runs / "report"
-    assert {path.name for path in mine.paths} == {path.name for path in mine.folder.iterdir()} == FILES
+    assert {path.name for path in mine.folder.iterdir()} == FILES
+    assert set(mine.paths) == {path for path in mine.folder.rglob("*") if path.is_file()}
     code = (
         "import sys\nfrom robustcl.reports.report import report\n"
         f"made = report({str(runs)!r}, {str(tmp_path / 'again')!r})\n"
@@ -38,7 +42,7 @@ def test_same_records_give_the_same_bytes_without_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.replace(str(tmp_path / "again"), str(mine.folder)) == str(mine)
     for path in mine.paths:
-        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+        assert (tmp_path / "again" / path.relative_to(mine.folder)).read_bytes() == path.read_bytes(), path.name
 
 
 def test_the_text_is_the_table_and_where_the_files_lie(tmp_path: Path) -> None:
@@ -47,18 +51,25 @@ def test_the_text_is_the_table_and_where_the_files_lie(tmp_path: Path) -> None:
     assert written.text == terminal(table)
     head, _, tail = str(written).rpartition("\n\n")
     assert head == terminal(table)
-    assert tail.startswith(f"{tmp_path / 'out'}: table.txt, table.md, table.csv, table.tex, clean-against-robust.png")
+    assert tail.endswith(f"\nopen {tmp_path / 'out' / 'index.html'}")
+    assert tail.startswith(f"{tmp_path / 'out'}: table, accuracy-against-steps, ")
 
 
 def test_an_unstarted_run_has_an_empty_report(tmp_path: Path) -> None:
     written = report(write_run(tmp_path / "runs", [(cell("advcl", "SLF"), None)]))
-    assert written.paths == ()
-    assert str(written) == f"no cell of the table is finished yet\n\n{tmp_path / 'runs' / 'report'}: no files"
+    folder = tmp_path / "runs" / "report"
+    assert {path.name for path in folder.iterdir()} == SITE
+    assert str(written).splitlines() == [
+        "no cell of the table is finished yet",
+        "",
+        f"{folder}: index, references, encoders",
+        f"open {folder / 'index.html'}",
+    ]
 
 
 def test_a_failure_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = write_run(tmp_path / "runs", [(cell("advcl", "SLF"), TEN)])
-    before = {path.name: path.read_bytes() for path in report(runs).paths}
+    before = {path: path.read_bytes() for path in report(runs).paths}
     write_run(runs, [(cell("advcl", "SLF"), TEN), (cell("at", "SLF"), TEN)])
 
     def full(*_: object) -> list[Path]:
@@ -67,7 +78,7 @@ def test_a_failure_leaves_the_old_report_whole(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(drawing, "save", full)
     with pytest.raises(UserError, match=r"report: cannot be written \(No space left on device\)"):
         report(runs)
-    assert {path.name: path.read_bytes() for path in (runs / "report").iterdir()} == before
+    assert {path: path.read_bytes() for path in (runs / "report").rglob("*") if path.is_file()} == before
 
 
 def test_no_run_folder_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -121,3 +121,12 @@ def test_robustbench_reads_it(
     assert "83.33%" in line
     assert "40.33%" in line
     assert "WideResNet" in line
+
+
+def test_names_that_differ_in_punctuation_are_files_that_differ(tmp_path: Path) -> None:
+    rows = answers(20, 15, {"pgd-20": 9, "autoattack": 8}, JUDGES)
+    names = ["net a", "net/a", "NET-A"]
+    write_run(tmp_path, [(given(encoder=name, stage=f"{place}"), rows) for place, name in enumerate(names)])
+    paths = write(tmp_path)
+    assert len({str(path).lower() for path in paths}) == 3
+    assert [json.loads(path.read_text())["name"] for path in paths] == names

@@ -11,6 +11,7 @@ import pytest
 from robustcl.models.errors import UserError
 from robustcl.reports import writers
 from robustcl.reports.figures.accuracy_against_eps import curves
+from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import frame
 from robustcl.reports.pairs import pairs
 from robustcl.reports.seeds import attack, pooled
@@ -120,7 +121,7 @@ def test_curves_pool_seeds_too(tmp_path: Path) -> None:
         for eps in ("1/20", "1/10", "1/5"):
             of = seeded("at", seed) | {"eps": eps, "stage": f"{seed}-{eps[2:]}", "headline": eps == "1/10"}
             cells.append((of, HALVES[seed]))
-    (points,) = curves(frame(write_run(tmp_path, cells)))
+    (points,) = curves(RunFolder(write_run(tmp_path, cells)).numbers)
     assert len(points) == 4
     assert points["accuracy"].tolist() == [1.0, 0.5, 0.5, 0.5]
 

@@ -1,5 +1,6 @@
 """The only owner of the tests of the tables: rows, blocks, captions and the forms they are written in."""
 
+import html
 import io
 import re
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from pandas.io.formats.style import Styler
 
 from robustcl.models.errors import UserError
-from robustcl.reports import writers
-from robustcl.reports.frame import frame
-from robustcl.reports.table import REFERENCE, Table, heading, percent, tables
+from robustcl.pretraining.method import every
+from robustcl.reports import paper, writers
+from robustcl.reports.frame import frame, suite_of
+from robustcl.reports.table import GIVEN, GROUPS, REFERENCE, Table, heading, percent, tables
 from tests.reports.synthetic import CURVES, JUDGES, answers, cell, write_run
 
 TEN = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
@@ -162,13 +165,17 @@ def test_caption_states_n_per_column_where_it_differs(tmp_path: Path) -> None:
 
 def test_markdown_reads_back_as_the_numbers(quickstart: Path, tmp_path: Path) -> None:
     paths = {path.name: path for path in writers.write(quickstart, tmp_path)}
-    assert set(paths) == {"table.txt", "table.md", "table.csv", "table.tex"}
+    assert set(paths) == {"table.txt", "table.md", "table.csv", "table.tex", "table.html"}
     numbers = pd.read_csv(paths["table.csv"])
     head, *rows = parsed(paths["table.md"].read_text())
     judges = ("clean", "pgd-20", "autoattack")
-    assert head == ["encoder", *(f"{scheme} {heading(judge)}" for scheme in ("SLF", "AFF") for judge in judges)]
-    assert [row[0] for row in rows] == [REFERENCE, *CURVES]
-    read = {(row[0], column): text for row in rows for column, text in zip(head[1:], row[1:], strict=True)}
+    assert head == [
+        "pretraining",
+        "encoder",
+        *(f"{scheme} {heading(judge)}" for scheme in ("SLF", "AFF") for judge in judges),
+    ]
+    assert [row[1] for row in rows] == [REFERENCE, *CURVES]
+    read = {(row[1], column): text for row in rows for column, text in zip(head[2:], row[2:], strict=True)}
     assert len(read) == len(numbers) == 6 * 6
     for one in numbers.to_dict("records"):
         found = [
@@ -195,7 +202,8 @@ def test_terminal_fits_and_is_markdown(quickstart: Path) -> None:
     head, *rows = parsed(text)
     assert head == ["scheme", "encoder", "SA", "RA (PGD-20)", "AA"]
     cells = table.text()
-    assert rows == [
+    bare = [[re.sub(r"[*†~]? +", " ", text) for text in row] for row in rows]
+    assert bare == [
         [scheme, row, *(cells[row, scheme, judge] for judge in table.judges)]
         for scheme in ("SLF", "AFF")
         for row in table.rows
@@ -214,8 +222,15 @@ def test_many_columns_never_break_a_cell(tmp_path: Path) -> None:
 def test_latex_is_booktabs_and_escaped(tmp_path: Path) -> None:
     odd = cell("a_b%", "SLF", protocol="50% & more: {x}_1 #2 $3 ~ ^ \\", stage="odd")
     (table,) = made(tmp_path, (odd, TEN), (cell("advcl", "AFF"), TEN))
-    text = writers.latex(table)
-    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lcccccc}", r"\multicolumn{3}{c}{SLF}"):
+    text = paper.latex([table])
+    for rule in (
+        r"\toprule",
+        r"\midrule",
+        r"\bottomrule",
+        r"\begin{tabular}{lcccccc}",
+        r"\multicolumn{3}{c}{SLF}",
+        "\\cmidrule(lr){2-4}\\cmidrule(lr){5-7}",
+    ):
         assert rule in text
     (row,) = (line for line in text.splitlines() if line.startswith(r"a\_b\% & "))
     assert row.count("&") == 6
@@ -226,12 +241,186 @@ def test_latex_is_booktabs_and_escaped(tmp_path: Path) -> None:
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
-@pytest.mark.parametrize("name", ["a|b", "[red]x[/red]", ":smile:", "*star*"])
-def test_names_are_no_markup(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a|b", "a\\|b"),
+        ("[red]x[/red]", "[red]x[/red]"),
+        (":smile:", ":smile:"),
+        ("*star*", "\\*star\\*"),
+        ("a<b>", "a\\<b>"),
+        ("a$b$", "a\\$b\\$"),
+        ("a_b%", "a_b%"),
+    ],
+)
+def test_names_are_no_markup(tmp_path: Path, name: str, shown: str) -> None:
     (table,) = made(tmp_path, (cell(name, "SLF", stage="odd"), TEN))
     rows = parsed(writers.markdown(table))
-    assert rows[-1][0] == name.replace("|", "\\|")
-    assert len(rows[-1]) == 4
+    assert rows[-1][1] == shown
+    assert len(rows[-1]) == 5
+    assert f">{html.escape(name)}</th>" in paper.html([table])
+
+
+# Of 200 images, the first ones: nested, so that the better never loses an image.
+LEADERS = {"random": (190, 150), "weak": (180, 20), "close": (180, 90), "next": (180, 100), "best": (150, 140)}
+
+
+def leading(folder: Path, **changes: Any) -> Table:
+    cells = [
+        (cell(name, "SLF", **changes), answers(200, clean, {"pgd-20": robust, "autoattack": robust}, JUDGES))
+        for name, (clean, robust) in LEADERS.items()
+    ]
+    (table,) = made(folder, *cells)
+    return table
+
+
+def test_what_the_paired_test_resolves_leads_and_the_rest_is_tied(tmp_path: Path) -> None:
+    table = leading(tmp_path)
+    assert {(row, judge): place for (row, _, judge), place in table.places.items()} == {
+        ("best", "pgd-20"): "best", ("best", "autoattack"): "best",
+        ("next", "pgd-20"): "second", ("next", "autoattack"): "second",
+        ("weak", "clean"): "tied", ("close", "clean"): "tied", ("next", "clean"): "tied",
+    }  # fmt: skip
+    numbers = table.numbers[table.numbers["judge"] == "pgd-20"].set_index("row")
+    assert numbers["rank"].astype(object).where(numbers["rank"].notna(), None).to_dict() == {
+        REFERENCE: None, "random": None, "weak": 4, "close": 3, "next": 2, "best": 1
+    }  # fmt: skip
+
+
+def test_every_form_sets_leading_numbers_off_and_says_how(tmp_path: Path) -> None:
+    table = leading(tmp_path)
+    terminal, text, tex, page = (
+        writers.terminal(table), writers.markdown(table), paper.latex([table]), paper.html([table])
+    )  # fmt: skip
+    assert "| SLF    | best               | 75.0  [68.6, 80.5] | 70.0* [63.3, 75.9] | 70.0* [63.3, 75.9] |" in terminal
+    assert "| 50.0† [43.1, 56.9] |" in terminal
+    assert (
+        ": * resolved above every other row of its column; † above every row but the best; ~ tied"
+        in terminal.replace("\n", " ")
+    )
+    for mark in (
+        "**70.0** [63.3, 75.9]",
+        "<u>50.0</u> [43.1",
+        "*90.0* [85.1",
+        "bold is resolved above every other row",
+    ):
+        assert mark in text
+    for mark in (
+        r"\textbf{70.0} {\scriptsize [63.3, 75.9]}",
+        r"\underline{50.0}",
+        r"\textit{90.0}",
+        "italics are tied",
+    ):
+        assert mark in tex
+    for mark in ("<b>70.0</b> <small>[63.3, 75.9]</small>", "<u>50.0</u>", "<i>90.0</i>", "underlined is above every"):
+        assert mark in page
+
+
+def test_a_sign_that_is_not_there_is_not_explained(tmp_path: Path) -> None:
+    (table,) = made(tmp_path, (cell("alone", "SLF"), TEN))
+    assert table.places == {}
+    for text in (writers.terminal(table), writers.markdown(table), paper.latex([table]), paper.html([table])):
+        assert "resolved" not in text
+        assert "tied for" not in text
+
+
+def test_a_column_that_cannot_be_ranked_says_why(tmp_path: Path) -> None:
+    cells = [(cell(name, "SLF"), answers(n, 5, dict.fromkeys(JUDGES, 2), JUDGES)) for name, n in (("a", 10), ("b", 8))]
+    (table,) = made(tmp_path, *cells)
+    assert table.places == {}
+    assert table.notes == ["Not ranked: SLF SA, SLF RA (PGD-20), SLF AA: encoders judged on different images."]
+
+
+def test_methods_stand_in_groups() -> None:
+    assert {case for case in every() if "/" not in case} <= set(GROUPS)
+
+
+def test_a_given_classifier_is_no_method(tmp_path: Path) -> None:
+    (table,) = made(tmp_path, (cell("zoo", GIVEN, method="ResNet"), TEN), (cell("advcl", "SLF"), TEN))
+    assert table.groups == {"zoo": "as given", "advcl": "adversarial self-supervised"}
+
+
+def test_groups_are_bands_and_rows(tmp_path: Path) -> None:
+    names = {"random": "random", "simclr": "simclr", "at": "supervised", "advcl": "advcl", "own": "of_somebody"}
+    (table,) = made(tmp_path, *((cell(name, "SLF", method=method), TEN) for name, method in names.items()))
+    assert list(table.groups.values()) == [
+        "no pretraining", "self-supervised", "supervised", "adversarial self-supervised", "other methods"
+    ]  # fmt: skip
+    tex = paper.latex([table])
+    assert "\\addlinespace\n\\multicolumn{4}{l}{\\textsc{supervised}} \\\\\nat & " in tex
+    assert [row[0] for row in parsed(writers.markdown(table))[1:]] == ["", *table.groups.values()]
+
+
+def columns_of(tex: str) -> set[int]:
+    """How many columns the rows of every tabular have, beyond what its head says."""
+    odd = set()
+    for head, body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", tex, re.S):
+        for line in (line for line in body.splitlines() if line.endswith("\\\\")):
+            spans = [int(span) - 1 for span in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+            odd.add(len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans) - len(head))
+    return odd
+
+
+def test_data_sets_stand_side_by_side_below_their_threats(tmp_path: Path) -> None:
+    found = made(
+        tmp_path,
+        *(
+            (cell(name, scheme, eps, data=data, stage=f"{name}{scheme}{data}"), TEN)
+            for data, eps in (("a", "1/10"), ("b", "1/5"), ("c", "1/5"))
+            for scheme in ("SLF", "AFF")
+            for name in ("at", "advcl")
+            if (data, name) != ("b", "advcl")
+        ),
+    )
+    tex = paper.latex(found)
+    assert tex.count(r"\begin{table}") == 2
+    assert r"\multicolumn{3}{c}{a, linf 1/10} & \multicolumn{3}{c}{b, linf 1/5}" in tex
+    assert tex.count(r"\multicolumn{7}{l}{\textbf{SLF}}") == 1
+    first = tex.partition(r"\end{table}")[0]
+    (row,) = (line for line in first.split(r"\textbf{AFF}")[1].splitlines() if line.startswith("advcl & "))
+    assert row.endswith(r"& - & - & - \\")
+    assert columns_of(tex) == {0}
+    page = paper.html(found)
+    assert page.count("<table") == 1
+    assert "c, linf 1/5</th>" in page
+
+
+def test_many_schemes_stand_below_each_other(tmp_path: Path) -> None:
+    (table,) = made(tmp_path, *((cell("at", f"S{number}"), TEN) for number in range(10)))
+    tex = paper.latex([table])
+    assert r"\begin{tabular}{lccc}" in tex
+    assert tex.count(r"\textbf{S") == 10
+    assert columns_of(tex) == {0}
+
+
+@pytest.mark.parametrize("name", ["[x]", "*x"])
+def test_no_name_is_an_option_of_a_line_break(tmp_path: Path, name: str) -> None:
+    (table,) = made(tmp_path, (cell("at", "SLF"), TEN), (cell(name, "SLF", stage="odd"), TEN))
+    assert f"\\\\\n{{}}{name} & " in paper.latex([table])
+
+
+def test_what_is_not_finished_is_a_dash_in_every_form(tmp_path: Path) -> None:
+    runs = write_run(tmp_path / "runs", [(cell("at", "SLF"), TEN), (cell("advcl", "SLF"), None)])
+    (table,) = tables(frame(runs), suite_of(runs))
+    assert table.groups["advcl"] == "adversarial self-supervised"
+    assert "advcl & - & - & -" in paper.latex([table])
+    assert paper.html([table]).count(">-</td>") == 3
+
+
+def test_the_page_needs_nothing_and_is_the_same_again(quickstart: Path) -> None:
+    found = tables(frame(quickstart))
+    page = paper.html(found)
+    assert page == paper.html(tables(frame(quickstart)))
+    assert not re.search(r"https?:|<script|<link|src=", page)
+    assert "color-scheme: light dark" in page
+    assert page.count("<td") == 6 * len(found[0].rows)
+
+
+def test_a_notebook_gets_a_styler_of_the_long_frame(quickstart: Path) -> None:
+    style = paper.table(frame(quickstart))
+    assert isinstance(style, Styler)
+    assert "<i>" in style.to_html()
+    assert "Rows are told apart" in style.to_html()
 
 
 def test_an_unwritable_folder_is_one_line(quickstart: Path, tmp_path: Path) -> None:

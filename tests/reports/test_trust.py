@@ -67,7 +67,7 @@ def test_cells_are_marked_and_notes_say_why(tmp_path: Path) -> None:
 
 def test_every_form_carries_marks_and_notes(tmp_path: Path) -> None:
     paths = {path.suffix: path.read_text() for path in writers.save(frame(write_run(tmp_path / "r", CELLS)), tmp_path)}
-    for suffix in (".txt", ".md", ".tex"):
+    for suffix in (".txt", ".md", ".tex", ".html"):
         assert "!(1, 2)" in paths[suffix]
         assert "Try next: help" in paths[suffix].replace("\n", " ").replace(r"\_", "_")
     assert paths[".tex"].index("help square") < paths[".tex"].index(r"\end{table}")
@@ -101,6 +101,8 @@ def test_fingerprints_stand_in_the_caption_and_split_columns(tmp_path: Path) -> 
     assert table.notes == [
         "[1] AA: autoattack@...; seed 0; sha:bb, autoattack@...; seed 1; sha:bb.",
         "[2] AA: autoattack@...; seed 0; sha:cc.",
+        "Not ranked: SLF AA: 'autoattack' is not one attack here but autoattack@...; sha:bb and "
+        "autoattack@...; sha:cc.",
     ]
     text = table.text()
     assert text["advcl", "SLF", "autoattack [1]"] == text["at", "SLF", "autoattack [2]"] == "-"

@@ -1,0 +1,81 @@
+"""The only owner of ranks: which rows of a column are resolved above which, and what cannot be ranked at all."""
+
+from typing import Any
+
+import pandas as pd
+
+from robustcl.models.errors import UserError
+from robustcl.reports.pairs import compare
+from robustcl.reports.verdicts import verdicts
+
+RANDOM = "random"
+BEST, SECOND, TIED = "best", "second", "tied"
+TABLE = ["suite", "data", "norm", "eps"]
+COLUMN = [*TABLE, "scheme", "judge"]
+
+
+def ranks(records: pd.DataFrame) -> pd.DataFrame:
+    """The rank of every row (encoder) in every column of the tables of a `frame`: a column is a scheme and a judge.
+
+    Columns: suite, data, norm, eps, scheme, judge, row, `rank` (1 + the number of rows resolved as better, see
+    `pairs`: paired on the same images, Holm over all pairs of the column), `tied` (another row has the same rank) and
+    `above` (the number of rows that it is resolved above). The best row is beyond doubt only where it is above all
+    others. The random encoder is not ranked, nor is a column of one row, nor one that `ranked` tells why.
+    """
+    return ranked(records)[0]
+
+
+def ranked(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The `ranks`, and the columns that have none although they have several rows: data, ..., judge and `why`."""
+    answers = verdicts(records[records["headline"]], shares=True)
+    answers = answers[answers["encoder"] != RANDOM]
+    made, refused = [], []
+    for key, part in answers.groupby(COLUMN, observed=True, sort=False):
+        column = dict(zip(COLUMN, map(str, key), strict=True))
+        if part["encoder"].nunique() < 2:
+            continue
+        try:
+            made.append(_rank(part, column["judge"]).assign(**column))
+        except UserError as error:
+            refused.append(column | {"why": str(error)})
+    names = [*COLUMN, "row", "rank", "tied", "above"]
+    found = pd.concat(made, ignore_index=True)[names] if made else pd.DataFrame(columns=names)
+    types: dict[str, Any] = {**dict.fromkeys([*COLUMN, "row"], str), "rank": "int64", "tied": bool, "above": "int64"}
+    return found.astype(types), pd.DataFrame(refused, columns=[*COLUMN, "why"])
+
+
+def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
+    """Which numbers of one table lead their column, as far as that is resolved: (row, scheme, judge) -> its place.
+
+    `best` is above every other row, `second` above all but the best; without a best, those that no row is above are
+    `tied`.
+    """
+    places: dict[tuple[str, str, str], str] = {}
+    for (scheme, judge), column in ranks.groupby(["scheme", "judge"], sort=False):
+        of = {
+            row: (rank, above) for row, rank, above in zip(*(column[n] for n in ("row", "rank", "above")), strict=True)
+        }
+        best = [row for row, found in of.items() if found == (1, len(of) - 1)]
+        second = [row for row, found in of.items() if best and found == (2, len(of) - 2)]
+        tied = [row for row, (rank, _) in of.items() if rank == 1 and not best]
+        for place, rows in ((BEST, best), (SECOND, second), (TIED, tied)):
+            places |= {(str(row), str(scheme), str(judge)): place for row in rows}
+    return places
+
+
+def _rank(part: pd.DataFrame, judge: str) -> pd.DataFrame:
+    """The rows of one column, in the order in which they are shown."""
+    held = set(part["encoder"].astype(str))
+    rows = [str(name) for name in part["encoder"].cat.categories if str(name) in held]
+    found = compare(part, judge)
+    resolved = found[found["resolved"]]
+    below, above = (resolved[side].value_counts() for side in ("worse", "better"))
+    rank = [1 + int(below.get(row, 0)) for row in rows]
+    return pd.DataFrame(
+        {
+            "row": rows,
+            "rank": rank,
+            "tied": [rank.count(one) > 1 for one in rank],
+            "above": [int(above.get(row, 0)) for row in rows],
+        }
+    )
