@@ -49,7 +49,7 @@ def landscapes(group: Group) -> Figure:
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for axes in grid[len(group.probes) :]:
         axes.set_axis_off()
-    for axes, (encoder, probed) in zip(grid, group.probes.items(), strict=False):
+    for place, (axes, (encoder, probed)) in enumerate(zip(grid, group.probes.items(), strict=False)):
         at, loss = probed.arrays["at"], np.maximum(probed.arrays["loss"], low)
         drawn = axes.contourf(at, at, loss.T, levels=levels, norm="log", cmap="cividis")
         axes.contour(at, at, loss.T, levels=levels, colors="white", linewidths=0.3, alpha=0.6)
@@ -59,6 +59,7 @@ def landscapes(group: Group) -> Figure:
         told = f"{loss.min():.3g} to {loss.max():.3g}, centre {middle:.3g}"
         axes.text(0, 1.02, told, transform=axes.transAxes, va="bottom", fontsize=SMALL)
         axes.set(aspect="equal", xticks=[at[0], 0, at[-1]], yticks=[at[0], 0, at[-1]])
+        axes.tick_params(labelbottom=place + columns >= len(group.probes))  # nothing stands below it
     bar = figure.colorbar(drawn, ax=list(grid), location="bottom", fraction=0.06, pad=0.02, aspect=35)
     bar.set_label("adversarial cross-entropy, the same levels in every panel")
     bar.ax.xaxis.set_minor_locator(NullLocator())
