@@ -34,7 +34,7 @@ RECORDS = pa.schema(
 )
 CLEAN, CORRUPTIONS = "clean", "corruptions"
 _TEXT = ("suite", "encoder", "method", "scheme", "data", "norm", "eps", "judges", "protocol", "stage")
-_TOLD = ("fingerprints", "reliability", "findings")  # what a cell's records say of themselves
+_TOLD = ("fingerprints", "content", "reliability", "findings")  # what a cell's records say of themselves
 
 Judges = Mapping[str, Sequence[str]]
 
@@ -45,9 +45,10 @@ def frame(runs: str | Path) -> pd.DataFrame:
     Beside the columns of a record (image, label, judge, attack, answer, right, margin, distance, step, passes) every
     row says which cell it is of: suite, encoder, method, scheme, data, classes, norm, eps (exact text), radius (eps as
     a float), headline (a cell of the table, not of the sweep), judges (JSON: judge -> its attacks), protocol, stage,
-    `seed_<role>` (-1 where a cell has no such seed), fingerprints (JSON: judge -> its attack's), reliability (`ok`,
-    `suspect`, `unreliable`, or `unchecked`) and findings (JSON: what the checks found). Text is categorical, in the
-    order of the suite, and the categories name unfinished cells too, so that a table can show what is missing.
+    `seed_<role>` (-1 where a cell has no such seed), fingerprints (JSON: judge -> its attack's), content (the
+    fingerprint of the judged images, empty where the records do not say), reliability (`ok`, `suspect`, `unreliable`,
+    or `unchecked`) and findings (JSON: what the checks found). Text is categorical, in the order of the suite, and the
+    categories name unfinished cells too, so that a table can show what is missing.
     Errors: `UserError` where `runs` is no run folder or a file in it is damaged or of an unknown schema version.
     """
     folder = Path(runs)
@@ -115,6 +116,7 @@ def _told(cells: pd.DataFrame, about: Mapping[int, About]) -> pd.DataFrame:
         rows.append(
             {
                 "fingerprints": planned if planned != "{}" else json.dumps(of.fingerprints),
+                "content": str(of.protocol.get("part", {}).get("data", "")),
                 "reliability": of.reliability.verdict if of.reliability else UNCHECKED,
                 "findings": text_of(of.reliability),
             }

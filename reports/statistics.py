@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, ndtri, stdtr
+from scipy.special import bdtr, betaincinv, ndtri, stdtr
 
 Floats = NDArray[np.float64]
 
@@ -72,6 +72,73 @@ def detectable(n: int, disagree: float = 0.5, level: float = 0.05, power: float 
     return float(min(found, 1.0))
 
 
+def images_for(gap: float, disagree: float = 0.5, level: float = 0.05, power: float = 0.8) -> float:
+    """How many images a test at `level` needs to find a difference `gap` of two accuracies with this `power`.
+
+    The inverse of `detectable`; not rounded, and infinite where there is no difference.
+    """
+    if gap == 0:
+        return float("inf")
+    alpha, beta = float(ndtri(1 - level / 2)), float(ndtri(power))
+    return float(((alpha * np.sqrt(disagree) + beta * np.sqrt(max(disagree - gap * gap, 0.0))) / gap) ** 2)
+
+
+def difference(
+    only_first: ArrayLike, only_second: ArrayLike, n: ArrayLike, level: float = 0.95
+) -> tuple[Floats, Floats]:
+    """The lower and the upper bound, each one-sided at `level`, of the difference of two accuracies on the same images.
+
+    `only_first` of the n images are right under the first alone, `only_second` under the second alone; the difference
+    is the first's accuracy less the second's, in [-1, 1]. Both bounds together are a two-sided interval at
+    2 `level` - 1. Without an image nothing is known: -1 and 1.
+    Source: square and add of the limits of two shares (R. G. Newcombe, Stat. Med. 17, 1998, method 10; G. Y. Zou and A.
+    Donner, Stat. Med. 27, 2008), with the exact limits (C. J. Clopper and E. S. Pearson, 1934) of the two discordant
+    shares in place of Wilson's of the accuracies. Wilson's, and the score interval, err more often than they say where
+    few images differ; with these the chance that a bound is wrong stays below 1 - `level` wherever we looked
+    (docs/statistics.md). Where no image differs, the bounds are those of 0 of n, about 3/n at 95 %.
+    """
+    b, c, total = np.broadcast_arrays(*(np.asarray(of, dtype=np.float64) for of in (only_first, only_second, n)))
+    known = np.maximum(total, 1)
+    p, q = b / known, c / known
+    (p_low, p_high), (q_low, q_high) = (_exact(of, known, level) for of in (b, c))
+    # The two shares are parts of one multinomial, so that they vary against each other.
+    against = np.sqrt(np.divide(p * q, (1 - p) * (1 - q), out=np.zeros_like(p), where=(p < 1) & (q < 1)))
+    down = _added(p - p_low, q_high - q, against)
+    up = _added(p_high - p, q - q_low, against)
+    return np.where(total > 0, np.maximum(p - q - down, -1), -1.0), np.where(total > 0, np.minimum(p - q + up, 1), 1.0)
+
+
+def _exact(k: Floats, n: Floats, level: float) -> tuple[Floats, Floats]:
+    """The one-sided Clopper-Pearson limits of k of n, each at `level`."""
+    low = np.where(k > 0, betaincinv(np.maximum(k, 1), n - k + 1, 1 - level), 0.0)
+    high = np.where(k < n, betaincinv(k + 1, np.maximum(n - k, 1), level), 1.0)
+    return low, high
+
+
+def _added(a: Floats, b: Floats, against: Floats) -> Floats:
+    return np.asarray(np.sqrt(a * a + b * b + 2 * against * a * b))
+
+
+def bootstrap(a: ArrayLike, b: ArrayLike, level: float = 0.95, times: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """The two-sided interval of the difference of two means over the same images: a's less b's, lower and upper end.
+
+    `a` and `b` (n,) are right or wrong, or shares in [0, 1], image by image; images are drawn again in pairs, `times`
+    times. Bias-corrected and accelerated (B. Efron, JASA 82, 1987); where all images differ by the same, that itself.
+    It checks other intervals rather than stand alone: where few images differ, it is too short.
+    Errors: `ValueError` where the two are not paired.
+    """
+    import scipy.stats  # half a second that nothing else here needs
+
+    gap = _gap(a, b, "bootstrap")
+    if np.ptp(gap) == 0:
+        return float(gap[0]), float(gap[0])
+    draws = np.random.default_rng(seed)
+    found = scipy.stats.bootstrap(
+        (gap,), np.mean, n_resamples=times, batch=100, confidence_level=level, method="BCa", rng=draws, vectorized=True
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
 def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     """The two-sided p-value of the exact McNemar test between two models on the same images.
 
@@ -93,10 +160,7 @@ def paired(a: ArrayLike, b: ArrayLike) -> float:
     Where every image differs by the same, the t-test has no spread to go by, and the p-value is that of n equal signs.
     Errors: `ValueError` where the two are not paired.
     """
-    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"paired: shapes {first.shape} and {second.shape} differ, expected one mean per image each")
-    gap = first - second
+    gap = _gap(a, b, "paired")
     n, mean = len(gap), float(gap.mean())
     if not np.any(gap):
         return 1.0
@@ -104,6 +168,14 @@ def paired(a: ArrayLike, b: ArrayLike) -> float:
     if spread <= 1e-12:
         return min(1.0, 2 * 0.5**n)
     return min(1.0, 2 * float(stdtr(n - 1, -abs(mean) / (spread / np.sqrt(n)))))
+
+
+def _gap(a: ArrayLike, b: ArrayLike, where: str) -> Floats:
+    """What two encoders differ by, image by image."""
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape:
+        raise ValueError(f"{where}: shapes {first.shape} and {second.shape} differ, expected one mean per image each")
+    return first - second
 
 
 def holm(p: ArrayLike) -> Floats:

@@ -1,6 +1,7 @@
 """The only owner of the command line: `run`, `evaluate`, `report`, `ls`, `fetch`; one clean line for every mistake.
 
-Exit codes: 0 good, 2 the user's mistake, 3 work was lost with its process, 4 numbers went wrong, 130 interrupted.
+`check` and `bless` are in gate.py. Exit codes: 0 good, 1 regression, 2 the user's mistake, 3 nobody can tell (a check,
+or work was lost with its process), 4 numbers went wrong, 130 interrupted.
 """
 
 import signal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustcl import __version__
+from robustcl import __version__, gate
 from robustcl.models.errors import LostError, NumberError, UserError
 
 if TYPE_CHECKING:
@@ -158,6 +159,10 @@ def fetch(
     typer.echo(get(name, folder, offline=offline))
 
 
+app.command()(gate.check)
+app.command()(gate.bless)
+
+
 @app.callback(invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Pretrain robust self-supervised encoders and measure what their robustness is worth."""
@@ -190,17 +195,20 @@ def main() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if app(standalone_mode=False) == 130:  # typer answers Ctrl-C with this code, older ones with Abort
+        code = app(standalone_mode=False)
+        if code == 130:  # typer answers Ctrl-C with this code, older ones with Abort
             raise KeyboardInterrupt
+        if code:
+            sys.exit(code)
     except (UserError, LostError, NumberError) as error:
         _end(str(error), 2 if isinstance(error, UserError) else 3 if isinstance(error, LostError) else 4)
     except (KeyboardInterrupt, typer.Abort):
         _end("interrupted; what is finished stays, the same command goes on from there", 130)
     except Exception as error:
-        code = _usage(error)
-        if code is None:
+        wrong = _usage(error)
+        if wrong is None:
             raise
-        sys.exit(code)
+        sys.exit(wrong)
 
 
 def _usage(error: Exception) -> int | None:

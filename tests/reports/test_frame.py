@@ -47,6 +47,7 @@ def test_frame_holds_every_record_beside_its_cell(runs: Path) -> None:
         "seed_finetune": 0,
         "seed_judge": 0,
         "fingerprints": "{}",
+        "content": "",
         "reliability": "unchecked",
         "findings": "",
     }

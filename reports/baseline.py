@@ -1,0 +1,237 @@
+"""The only owner of baselines: the verdicts per image of the rows that a gate watches, as values and as one file."""
+
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from robustcl.models.errors import UserError, unknown
+from robustcl.reports.frame import CLEAN
+from robustcl.reports.seeds import attack, seed_columns
+from robustcl.reports.table import RANDOM, heading
+from robustcl.reports.verdicts import cell_columns, summary, verdicts
+
+VERSION = b"1"
+NO_THREAT = "-"  # the norm and eps of clean accuracies, which are under no threat
+_TEXT = (
+    "encoder", "scheme", "data", "norm", "eps", "judge", "seeds", "fingerprint", "content", "protocol", "reliability",
+    "why",
+)  # fmt: skip
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in _TEXT),
+        ("image", pa.list_(pa.int32())),
+        ("label", pa.list_(pa.int16())),
+        ("right", pa.list_(pa.bool_())),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Row:
+    """One number that a gate watches: a classifier under one judge, with the verdict on every image.
+
+    `seeds` (role -> seed) tell apart what is otherwise of one name; the judge's is among them only where a classifier
+    has several. `fingerprint` says which attack, its seed apart; `content` is the fingerprint of the images' pixels
+    (empty where the records do not say). `image` (n,) are positions in the official split, ascending, `label` (n,)
+    their labels and `right` (n,) the verdicts.
+    """
+
+    encoder: str
+    scheme: str
+    data: str
+    norm: str
+    eps: str
+    judge: str
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    fingerprint: str = ""
+    content: str = ""
+    protocol: str = ""
+    reliability: str = ""
+    why: str = ""
+    image: NDArray[np.int32]
+    label: NDArray[np.int16]
+    right: NDArray[np.bool_]
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the row is called: two rows with one key are the same number at two times."""
+        return self.encoder, self.scheme, self.data, self.norm, self.eps, self.judge, *sorted(self.seeds.items())
+
+    @property
+    def n(self) -> int:
+        """How many images were judged."""
+        return len(self.right)
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images that are right."""
+        return float(self.right.mean()) if len(self.right) else float("nan")
+
+    @property
+    def threat(self) -> str:
+        """Norm and radius; `-` for a clean accuracy."""
+        return self.eps if self.eps == NO_THREAT else f"{self.norm} {self.eps}"
+
+    @property
+    def seed_text(self) -> str:
+        """The seeds as text: `pretrain 0, finetune 1`."""
+        return ", ".join(f"{role} {seed}" for role, seed in self.seeds.items())
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Baseline:
+    """The rows that a gate watches, and where they come from (`about`: plain, no times)."""
+
+    rows: tuple[Row, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def rows_of(records: pd.DataFrame) -> tuple[Row, ...]:
+    """The rows of a `frame`: every headline cell under every judge but corruptions, in the frame's order.
+
+    A classifier's clean accuracy is one row, however many threats it is judged under. Corruptions give an image a share
+    and no verdict, and are not watched. Errors: `UserError` as `verdicts`, and where two cells have one name.
+    """
+    shown = records[records["headline"]]
+    numbers, answers = summary(shown), verdicts(shown)
+    if answers.empty:
+        return ()
+    keys = [*cell_columns(shown), "judge"]
+    labels = shown[shown["judge"] == CLEAN].drop_duplicates(["stage", "image"]).set_index(["stage", "image"])["label"]
+    trust = numbers.set_index(["stage", "judge"])[["fingerprint", "reliability", "why"]]
+    trust = trust[~trust.index.duplicated()]
+    made = []
+    for _, part in answers.groupby(keys, observed=True, sort=False, dropna=False):
+        part = part.sort_values("image")
+        stage, judge = part["stage"].iloc[0], part["judge"].iloc[0]
+        label = labels.loc[[(stage, image) for image in part["image"]]].to_numpy(dtype=np.int16)
+        made.append(_row(part, label, trust.loc[(stage, judge)]))
+    return _distinct(made)
+
+
+def chosen(
+    rows: Sequence[Row], encoders: Sequence[str] = (), schemes: Sequence[str] = (), judges: Sequence[str] = ()
+) -> tuple[Row, ...]:
+    """The rows of these names; without names all, but for the random encoder, a control that nobody deploys.
+
+    Errors: `UserError` for a name that no row has.
+    """
+    for kind, names in (("encoder", encoders), ("scheme", schemes), ("judge", judges)):
+        known = list(dict.fromkeys(getattr(row, kind) for row in rows))
+        for name in names:
+            if name not in known:
+                raise unknown(f"--{kind}", kind, name, known)
+    held = [row for row in rows if row.encoder in encoders or (not encoders and row.encoder != RANDOM)]
+    held = [row for row in held if not schemes or row.scheme in schemes]
+    return tuple(row for row in held if not judges or row.judge in judges)
+
+
+def names(rows: Sequence[Row]) -> list[str]:
+    """A name for every row: encoder, scheme, heading of the judge, and what else tells these rows apart."""
+    made = []
+    for row in rows:
+        parts = [row.encoder, row.scheme, heading(row.judge)]
+        if len({one.threat for one in rows} - {NO_THREAT}) > 1 and row.threat != NO_THREAT:
+            parts.append(f"at {row.threat}")
+        parts += [f"on {row.data}"] if len({one.data for one in rows}) > 1 else []
+        parts += [f"(seeds {row.seed_text})"] if len({one.seed_text for one in rows}) > 1 else []
+        made.append(" ".join(parts))
+    return made
+
+
+def write_baseline(path: str | Path, baseline: Baseline) -> None:
+    """Write a baseline as parquet, whole or not at all; the same baseline gives the same bytes.
+
+    Errors: `UserError` where the file cannot be written.
+    """
+    target = Path(path)
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in baseline.rows] for name in _SCHEMA.names}
+    columns["seeds"] = [json.dumps(dict(seeds), sort_keys=True) for seeds in columns["seeds"]]
+    about = json.dumps(baseline.about, sort_keys=True).encode()
+    told = {b"robustcl.baseline": VERSION, b"robustcl.about": about}
+    table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata(told)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as hidden:
+            made = Path(hidden) / "baseline.parquet"
+            pq.write_table(table, made, compression="zstd")
+            made.replace(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
+
+
+def read_baseline(path: str | Path) -> Baseline:
+    """The baseline in a file. Errors: `UserError` where it is missing, damaged, or no baseline."""
+    if not Path(path).is_file():
+        raise UserError(
+            f"{path}: no such file, expected a baseline; 'robustcl bless RUNS --baseline {path}' writes one"
+        )
+    try:
+        with pq.ParquetFile(path) as file:
+            held = file.schema_arrow.metadata or {}
+            version = held.get(b"robustcl.baseline", b"none")
+            if version != VERSION:
+                raise UserError(
+                    f"{path}: a baseline of schema version {version.decode()} is unknown, expected "
+                    f"{VERSION.decode()}, as 'robustcl bless' writes it"
+                )
+            table = file.read().select(_SCHEMA.names).cast(_SCHEMA)
+        rows = [_read(row) for row in table.to_pylist()]
+        return Baseline(rows=tuple(rows), about=json.loads(held.get(b"robustcl.about", b"{}")))
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged or truncated ({reason}), expected a whole baseline") from None
+
+
+def _row(part: pd.DataFrame, label: NDArray[np.int16], trust: pd.Series) -> Row:
+    """A row from its verdicts, one per image, in the order of the images."""
+    first = part.iloc[0]
+    clean = first["judge"] == CLEAN
+    return Row(
+        **{name: str(first[name]) for name in ("encoder", "scheme", "data", "judge", "protocol")},
+        norm=NO_THREAT if clean else str(first["norm"]),
+        eps=NO_THREAT if clean else str(first["eps"]),
+        seeds={name.removeprefix("seed_"): int(first[name]) for name in seed_columns(part) if first[name] >= 0},
+        fingerprint=attack(str(trust["fingerprint"])),
+        content=str(first.get("content", "")),
+        reliability=str(trust["reliability"]),
+        why=str(trust["why"]),
+        image=part["image"].to_numpy(dtype=np.int32),
+        label=label,
+        right=part["right"].to_numpy(dtype=bool),
+    )
+
+
+def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows, each once: the judge's seed is in the name where it has to be, clean accuracies are not repeated."""
+    bare = [replace(row, seeds={role: s for role, s in row.seeds.items() if role != "judge"}) for row in rows]
+    counts = Counter(row.key for row in bare if row.judge != CLEAN)
+    made: dict[tuple[Any, ...], Row] = {}
+    for whole, short in zip(rows, bare, strict=True):
+        row = whole if counts[short.key] > 1 else short
+        if row.judge == CLEAN and row.key in made:
+            continue
+        if row.key in made:
+            raise UserError(f"records: two cells are called {names([row])[0]}, expected one of each name")
+        made[row.key] = row
+    return tuple(made.values())
+
+
+def _read(held: Mapping[str, Any]) -> Row:
+    arrays: dict[str, type[Any]] = {"image": np.int32, "label": np.int16, "right": np.bool_}
+    given = {name: np.asarray(held[name], dtype=kind) for name, kind in arrays.items()}
+    if len({len(array) for array in given.values()}) != 1:
+        raise ValueError("lists of unequal length")
+    return Row(**{**held, **given, "seeds": json.loads(held["seeds"])})

@@ -1,0 +1,194 @@
+"""The only owner of the gate's verdict: whether rows lost more than a margin, image by image against a baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from robustcl.bench.findings import UNCHECKED, VERDICTS
+from robustcl.models.errors import UserError
+from robustcl.reports.baseline import Baseline, Row, chosen, names, rows_of
+from robustcl.reports.statistics import difference, images_for
+
+Outcome = Literal["ok", "regression", "undecided"]
+CODES: dict[Outcome, int] = {"ok": 0, "regression": 1, "undecided": 3}
+MARGIN, LEVEL = 0.01, 0.05
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Compared:
+    """A row before and now. All shares in [0, 1] but `drop`, `low` and `high` in [-1, 1]: positive where it got worse.
+
+    `low` is the one-sided lower bound of the drop, which holds for all rows of the check at once, `high` the upper one,
+    which holds for each. `lost` are the images (positions in the split) that were right and are wrong now, `won` the
+    others that changed. `needed` is the number of images that could tell (infinite where none could, NaN where the row
+    is decided), `why` what keeps a row from being ok beside its numbers.
+    """
+
+    name: str
+    before: Row
+    now: Row
+    lost: NDArray[np.int32]
+    won: NDArray[np.int32]
+    drop: float
+    low: float
+    high: float
+    outcome: Outcome
+    needed: float = float("nan")
+    why: str = ""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Check:
+    """What a check came to. `margin` and `level` as in `check`; `new` names the rows (but for the
+    random encoder's, a control) that the baseline lacks."""
+
+    rows: tuple[Compared, ...]
+    new: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    margin: float = MARGIN
+    level: float = LEVEL
+
+    @property
+    def outcome(self) -> Outcome:
+        """A regression anywhere is one of the whole; without, a row that cannot be told leaves the whole open."""
+        found = {row.outcome for row in self.rows}
+        return "regression" if "regression" in found else "undecided" if "undecided" in found else "ok"
+
+    @property
+    def code(self) -> int:
+        """The exit code: 0 ok, 1 regression, 3 cannot tell."""
+        return CODES[self.outcome]
+
+
+def check(records: pd.DataFrame, baseline: Baseline, margin: float = MARGIN, level: float = LEVEL) -> Check:
+    """Compare the rows of a `frame` with a baseline, paired image by image.
+
+    `margin` is the drop, a share in [0, 1], that is put up with; `level` the error rate of the whole check: the chance
+    that it reports a regression anywhere though no row lost more than the margin, and the chance that all is ok though
+    one did, are at most `level` each. For the first, every row's lower bound is taken at level / rows (Bonferroni). The
+    second needs no correction: all rows have to pass, the one that lost among them (R. L. Berger, Technometrics 1982,
+    intersection-union tests).
+    Errors: `UserError` where the records lack rows of the baseline or are of other images or another attack.
+    """
+    return check_rows(rows_of(records), baseline, margin, level)
+
+
+def check_rows(rows: Sequence[Row], baseline: Baseline, margin: float = MARGIN, level: float = LEVEL) -> Check:
+    """As `check`, for the rows of the run."""
+    _ranges(margin, level)
+    now = {row.key: row for row in rows}
+    _complete(baseline.rows, rows)
+    told = dict(zip((row.key for row in baseline.rows), names(baseline.rows), strict=True))
+    pairs = [(before, now[before.key]) for before in baseline.rows]
+    for before, after in pairs:
+        _same(told[before.key], before, after)
+    rates: dict[str, Any] = {"margin": margin, "level": level}
+    held = [compare(told[before.key], before, after, rows=len(pairs), **rates) for before, after in pairs]
+    new = names(chosen([row for key, row in now.items() if key not in told]))
+    notes = dict.fromkeys(note for row in held for note in _notes(row))
+    return Check(rows=tuple(held), new=tuple(new), notes=tuple(notes), **rates)
+
+
+def compare(name: str, before: Row, now: Row, *, margin: float, level: float, rows: int = 1) -> Compared:
+    """One row of a check of so many `rows`, on the same images; see `check`."""
+    lost, won = before.right & ~now.right, now.right & ~before.right
+    n, drop = before.n, float(lost.sum() - won.sum()) / max(before.n, 1)
+    low = float(difference(lost.sum(), won.sum(), n, 1 - level / rows)[0])
+    high = float(difference(lost.sum(), won.sum(), n, 1 - level)[1])
+    outcome: Outcome = "regression" if low > margin else "ok" if high <= margin else "undecided"
+    why, needed = "", float("nan")
+    if outcome == "undecided":
+        disagree = float(lost.sum() + won.sum()) / max(n, 1)
+        needed = _needed(drop - margin, disagree, n, margin, level if drop < margin else level / rows)
+    if outcome == "ok" and now.reliability == "unreliable":
+        outcome, why = "undecided", "the number now is unreliable"
+    return Compared(
+        name=name,
+        before=before,
+        now=now,
+        lost=before.image[lost],
+        won=before.image[won],
+        drop=drop,
+        low=low,
+        high=high,
+        outcome=outcome,
+        needed=needed,
+        why=why,
+    )
+
+
+def _needed(beyond: float, disagree: float, n: int, margin: float, level: float) -> float:
+    """The number of images that could tell, should the drop and the disagreement be what they are on these n.
+
+    At least as many as tell that no image of n lost is no loss beyond the margin.
+    """
+    least = np.log(level) / np.log1p(-margin) if 0 < margin < 1 else np.inf if beyond <= 0 else 0.0
+    return float(max(n + 1, np.ceil(least) if beyond <= 0 else 0, images_for(abs(beyond), disagree, 2 * level)))
+
+
+def _ranges(margin: float, level: float) -> None:
+    if not 0 <= margin < 1:
+        raise UserError(f"margin: {100 * margin:g} points, expected 0 or more and less than 100")
+    if not 0 < level < 0.5:
+        raise UserError(f"level: {level:g}, expected more than 0 and less than 0.5, such as 0.05")
+
+
+def _complete(before: Sequence[Row], now: Sequence[Row]) -> None:
+    """Refuse a run that lacks rows of the baseline, with what differs where only the threat, data or seeds do."""
+    known = {row.key for row in now}
+    lost = [row for row in before if row.key not in known]
+    if not before:
+        raise UserError("check: the baseline holds no row, expected at least one")
+    if not lost:
+        return
+    for row in lost:
+        for other in now:
+            if (row.encoder, row.scheme, row.judge) != (other.encoder, other.scheme, other.judge):
+                continue
+            sides = [(one.data, one.threat, one.seed_text) for one in (row, other)]
+            was, found = (", ".join(filter(None, mine)) for mine in _differing(*sides))
+            raise UserError(f"check: {names([row])[0]}: the baseline's is of {was}, the run's of {found}, expected one")
+    told = names(lost)
+    more = f" and {len(told) - 5} more rows" if len(told) > 6 else ""
+    shown = ", ".join(told[:5] if more else told)
+    raise UserError(f"check: the run lacks {shown}{more} of the baseline, expected all of its rows, finished")
+
+
+def _differing(one: Sequence[str], other: Sequence[str]) -> tuple[list[str], list[str]]:
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def _same(name: str, before: Row, now: Row) -> None:
+    """Refuse what is not comparable image by image."""
+    if not np.array_equal(before.image, now.image):
+        missing, more = len(np.setdiff1d(before.image, now.image)), len(np.setdiff1d(now.image, before.image))
+        raise UserError(
+            f"check: {name}: judged on other images, {missing} of the baseline's {before.n} are missing and {more} are "
+            "new, expected the same ones"
+        )
+    if not np.array_equal(before.label, now.label):
+        count = int((before.label != now.label).sum())
+        raise UserError(f"check: {name}: {count} labels differ from the baseline's, expected the same data")
+    if before.content and now.content and before.content != now.content:
+        raise UserError(f"check: {name}: the pixels of the images differ from the baseline's, expected the same data")
+    if before.fingerprint != now.fingerprint:
+        was, found = before.fingerprint or "without a fingerprint", now.fingerprint or "without a fingerprint"
+        raise UserError(f"check: {name}: the baseline's attack is {was} and the run's {found}, expected one attack")
+
+
+def _notes(row: Compared) -> list[str]:
+    """What else has changed, in words."""
+    was, now = row.before.reliability, row.now.reliability
+    grades = [*VERDICTS, UNCHECKED]
+    made = []
+    if was in grades and now in grades and grades.index(now) > grades.index(was):
+        made.append(f"{row.name}: reliability was {was} and is {now}{f' ({row.now.why})' if row.now.why else ''}")
+    if row.before.protocol != row.now.protocol:
+        of = f"{row.before.encoder} {row.before.scheme}"
+        made.append(f"{of}: the protocol was '{row.before.protocol}' and is '{row.now.protocol}'")
+    return made
