@@ -4,6 +4,7 @@ The gate looks after every block of images and stops when it knows. A p-value or
 often lies far more often than it says; what is computed here does not.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -11,10 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
+from robustcl.reports.baseline import Row
+from robustcl.reports.check import Compared, Outcome, compare
+
 Floats = NDArray[np.float64]
 
-# The shares of its wealth that a bet risks, fixed before any data is seen. Half octaves: small drops need small bets.
-SHARES = 2.0 ** -np.arange(0, 6.5, 0.5)
+# The shares of its wealth that a bet risks, fixed before any data is seen: small drops need small bets.
+SHARES = 2.0 ** -np.arange(7)
+AT_END = 0.5  # of the error rate
 
 
 class Decided(NamedTuple):
@@ -84,22 +89,27 @@ def decide(drops: ArrayLike, margin: float, level: float, every: int = 1) -> Dec
     return Decided(regression=regression, ok=ok, images=looks[first] + 1)
 
 
-def needed(drops: ArrayLike, margin: float, level: float) -> int | None:
-    """About how many images would decide, should they go on as these (n,) did; None where no number would.
+def so_far(name: str, before: Row, now: Row, *, margin: float, level: float, rows: int = 1) -> Compared:
+    """One row of a check of so many `rows` after a part of its images, the first ones of a random order; see `check`.
 
-    The best of the bets, at the rate at which it grew; the mixture holds at least its part of it.
+    May be called at every look: `AT_END` of the error rate is kept for the one look at all images, where the bound of
+    the plain check, which is tighter, decides what the bets have left open.
     """
-    held = np.asarray(drops, dtype=np.float64)
-    if not len(held):
-        return None
-    with np.errstate(divide="ignore"):
-        rates = [
-            float(np.mean(np.log(1 - share + share * ratio)))
-            for share in SHARES
-            for ratio in ((1 + held) / (1 + margin), (1 - held) / (1 - margin))
-        ]
-    best = max(rates)
-    return int(np.ceil((np.log(len(SHARES)) - np.log(level)) / best)) if best > 1e-9 else None
+    part = _part(before, now.image)
+    found = compare(name, part, now, margin=margin, level=level * AT_END, rows=rows)
+    drops, share = part.right.astype(float) - now.right, level * (1 - AT_END)
+    low, high = bounds(drops, share / rows)[0], bounds(drops, share)[1]
+    outcome: Outcome = "regression" if low > margin else "ok" if high <= margin else "undecided"
+    if outcome == "undecided" and now.n == before.n:
+        return found
+    nothing = float("nan")
+    return replace(found, low=low, high=high, outcome=outcome, needed=nothing, why="")
+
+
+def _part(row: Row, images: NDArray[np.int32]) -> Row:
+    """The row on some of its images alone."""
+    kept = np.isin(row.image, images)
+    return replace(row, image=row.image[kept], label=row.label[kept], right=row.right[kept])
 
 
 def _least(values: Floats, level: float) -> float:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robustcl.reports.sequence import SHARES, bounds, decide, evidence, needed, wealth
+from robustcl.reports.sequence import SHARES, bounds, decide, evidence, wealth
 
 RUNS, LEVEL, MARGIN = 400, 0.1, 0.04
 
@@ -96,14 +96,3 @@ def test_looks_are_whole_blocks_and_all_images_at_last() -> None:
     found = decide(drawn(MARGIN, n=90, runs=20), MARGIN, LEVEL, every=40)
     assert set(found.images) <= {40, 80, 90}
     assert 90 in found.images
-
-
-def test_the_images_that_could_tell() -> None:
-    held = drawn(0.0, n=100, runs=1)[0]
-    asked = needed(held, MARGIN, 0.05)
-    assert asked is not None
-    assert 100 < asked < 5000
-    again = np.tile(held, -(-asked // 100))[:asked]
-    assert decide(again, MARGIN, 0.05).images <= asked
-    assert needed(np.zeros(0), MARGIN, 0.05) is None
-    assert needed(np.zeros(50), 0.0, 0.05) is None
