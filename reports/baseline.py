@@ -85,7 +85,7 @@ class Row:
     @property
     def seed_text(self) -> str:
         """The seeds as text: `pretrain 0, finetune 1`."""
-        return ", ".join(f"{role} {seed}" for role, seed in self.seeds.items())
+        return ", ".join(f"{role} {seed}" for role, seed in sorted(self.seeds.items()))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -107,14 +107,14 @@ def rows_of(records: pd.DataFrame) -> tuple[Row, ...]:
     if answers.empty:
         return ()
     keys = [*cell_columns(shown), "judge"]
-    labels = shown[shown["judge"] == CLEAN].drop_duplicates(["stage", "image"]).set_index(["stage", "image"])["label"]
-    trust = numbers.set_index(["stage", "judge"])[["fingerprint", "reliability", "why"]]
-    trust = trust[~trust.index.duplicated()]
+    clean = shown[shown["judge"] == CLEAN].groupby("stage", observed=True)
+    labels = {stage: of.drop_duplicates("image").set_index("image")["label"] for stage, of in clean}
+    trust = numbers.drop_duplicates(["stage", "judge"]).set_index(["stage", "judge"])
     made = []
     for _, part in answers.groupby(keys, observed=True, sort=False, dropna=False):
         part = part.sort_values("image")
         stage, judge = part["stage"].iloc[0], part["judge"].iloc[0]
-        label = labels.loc[[(stage, image) for image in part["image"]]].to_numpy(dtype=np.int16)
+        label = labels[stage].reindex(part["image"]).to_numpy(dtype=np.int16)
         made.append(_row(part, label, trust.loc[(stage, judge)]))
     return _distinct(made)
 
@@ -138,13 +138,14 @@ def chosen(
 
 def names(rows: Sequence[Row]) -> list[str]:
     """A name for every row: encoder, scheme, heading of the judge, and what else tells these rows apart."""
+    threats = {row.threat for row in rows} - {NO_THREAT}
+    sets, seeds = {row.data for row in rows}, {row.seed_text for row in rows}
     made = []
     for row in rows:
         parts = [row.encoder, row.scheme, heading(row.judge)]
-        if len({one.threat for one in rows} - {NO_THREAT}) > 1 and row.threat != NO_THREAT:
-            parts.append(f"at {row.threat}")
-        parts += [f"on {row.data}"] if len({one.data for one in rows}) > 1 else []
-        parts += [f"(seeds {row.seed_text})"] if len({one.seed_text for one in rows}) > 1 else []
+        parts += [f"at {row.threat}"] if len(threats) > 1 and row.threat != NO_THREAT else []
+        parts += [f"on {row.data}"] if len(sets) > 1 else []
+        parts += [f"(seeds {row.seed_text})"] if len(seeds) > 1 else []
         made.append(" ".join(parts))
     return made
 
@@ -181,9 +182,9 @@ def read_baseline(path: str | Path) -> Baseline:
             held = file.schema_arrow.metadata or {}
             version = held.get(b"robustcl.baseline", b"none")
             if version != VERSION:
+                what = "not a baseline" if version == b"none" else f"a baseline of unknown version {version.decode()}"
                 raise UserError(
-                    f"{path}: a baseline of schema version {version.decode()} is unknown, expected "
-                    f"{VERSION.decode()}, as 'robustcl bless' writes it"
+                    f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
                 )
             table = file.read().select(_SCHEMA.names).cast(_SCHEMA)
         rows = [_read(row) for row in table.to_pylist()]

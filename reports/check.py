@@ -96,14 +96,13 @@ def check_rows(rows: Sequence[Row], baseline: Baseline, margin: float = MARGIN, 
 def compare(name: str, before: Row, now: Row, *, margin: float, level: float, rows: int = 1) -> Compared:
     """One row of a check of so many `rows`, on the same images; see `check`."""
     lost, won = before.right & ~now.right, now.right & ~before.right
-    n, drop = before.n, float(lost.sum() - won.sum()) / max(before.n, 1)
-    low = float(difference(lost.sum(), won.sum(), n, 1 - level / rows)[0])
-    high = float(difference(lost.sum(), won.sum(), n, 1 - level)[1])
+    flips, n = (int(lost.sum()), int(won.sum())), before.n
+    drop = (flips[0] - flips[1]) / max(n, 1)
+    low, high = float(difference(*flips, n, 1 - level / rows)[0]), float(difference(*flips, n, 1 - level)[1])
     outcome: Outcome = "regression" if low > margin else "ok" if high <= margin else "undecided"
     why, needed = "", float("nan")
     if outcome == "undecided":
-        disagree = float(lost.sum() + won.sum()) / max(n, 1)
-        needed = _needed(drop - margin, disagree, n, margin, level if drop < margin else level / rows)
+        needed = _needed(drop - margin, sum(flips) / max(n, 1), n, margin, level if drop < margin else level / rows)
     if outcome == "ok" and now.reliability == "unreliable":
         outcome, why = "undecided", "the number now is unreliable"
     return Compared(
@@ -126,8 +125,10 @@ def _needed(beyond: float, disagree: float, n: int, margin: float, level: float)
 
     At least as many as tell that no image of n lost is no loss beyond the margin.
     """
-    least = np.log(level) / np.log1p(-margin) if 0 < margin < 1 else np.inf if beyond <= 0 else 0.0
-    return float(max(n + 1, np.ceil(least) if beyond <= 0 else 0, images_for(abs(beyond), disagree, 2 * level)))
+    least = n + 1.0
+    if beyond <= 0:  # ok is to be told
+        least = max(least, np.ceil(np.log(level) / np.log1p(-margin)) if margin else np.inf)
+    return max(least, images_for(abs(beyond), disagree, 2 * level))
 
 
 def ranges(margin: float, level: float) -> None:
@@ -152,10 +153,11 @@ def _complete(before: Sequence[Row], now: Sequence[Row]) -> None:
                 continue
             sides = [(one.data, one.threat, one.seed_text) for one in (row, other)]
             was, found = (", ".join(filter(None, mine)) for mine in _differing(*sides))
-            raise UserError(f"check: {names([row])[0]}: the baseline's is of {was}, the run's of {found}, expected one")
-    told = names(lost)
-    more = f" and {len(told) - 5} more rows" if len(told) > 6 else ""
-    shown = ", ".join(told[:5] if more else told)
+            told = f"the baseline's is of {was} and the run's of {found}, expected the same"
+            raise UserError(f"check: {names([row])[0]}: {told}")
+    missing = names(lost)
+    more = f" and {len(missing) - 5} more rows" if len(missing) > 6 else ""
+    shown = ", ".join(missing[:5] if more else missing)
     raise UserError(f"check: the run lacks {shown}{more} of the baseline, expected all of its rows, finished")
 
 

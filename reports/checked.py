@@ -57,8 +57,9 @@ def sentence(check: Check, baseline: Baseline) -> str:
     n = str(images[0]) if len(images) == 1 else f"{images[0]} to {images[-1]}"
     rate = f"{_number(100 * check.level)} %"
     each = f" (so each lower bound is at {_number(100 * check.level / total)} %)" if total > 1 else ""
+    rows = f"of {total} rows {found}" if total > 1 else f"the row {found.removeprefix('1 ')}"
     return (
-        f"{WORDS[check.outcome]}: of {total} rows {found}. Paired on the same {n} images with {_of(baseline)}. A false "
+        f"{WORDS[check.outcome]}: {rows}. Paired on the same {n} images with {_of(baseline)}. A false "
         f"alarm anywhere in this check has a chance of at most {rate}{each}, and so has OK for the whole though a row "
         f"lost more than {points}."
     )

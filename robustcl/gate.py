@@ -108,7 +108,7 @@ def bless(
     old = read_baseline(baseline) if baseline.exists() else None
     new = Baseline(rows=rows, about=_about(run, rows))
     write_baseline(baseline, new)
-    count = f"{len(rows)} rows of {run.suite['suite']}"
+    count = f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} of {run.suite['suite']}"
     lines = [f"{baseline}: {count}, {'which replace those that were there' if old else 'a new baseline'}"]
     lines += [f"not finished, and left out: {', '.join(open_)}" for open_ in [_open(run)] if open_]
     typer.echo("\n".join(lines) + f"\n\n{blessed(new, old)}")

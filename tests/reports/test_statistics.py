@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm, ttest_rel
+from scipy.special import gammaln
+from scipy.stats import beta, binomtest, norm, ttest_rel
 
-from robustcl.reports.statistics import detectable, holm, mcnemar, paired, wilson
+from robustcl.reports.statistics import bootstrap, detectable, difference, holm, images_for, mcnemar, paired, wilson
 
 RNG = np.random.default_rng(0)
 
@@ -86,6 +87,106 @@ def test_detectable_inverts_the_sample_size_of_mcnemar(n: int, disagree: float) 
     gap = detectable(n, disagree)
     a, b = norm.ppf(0.975), norm.ppf(0.8)
     assert (a * disagree**0.5 + b * (disagree - gap**2) ** 0.5) ** 2 / gap**2 == pytest.approx(n)
+
+
+@pytest.mark.parametrize(("n", "disagree"), [(100, 0.5), (360, 0.1), (10_000, 0.2)])
+@pytest.mark.parametrize(("level", "power"), [(0.05, 0.8), (0.01, 0.9)])
+def test_images_for_is_the_inverse_of_detectable(n: int, disagree: float, level: float, power: float) -> None:
+    gap = detectable(n, disagree, level, power)
+    assert gap < disagree
+    assert images_for(gap, disagree, level, power) == pytest.approx(n)
+    assert images_for(2 * gap, disagree, level, power) < n
+    assert images_for(0.0, disagree) == float("inf")
+
+
+def test_the_bounds_of_a_difference_without_a_flip_are_those_of_nothing_in_n() -> None:
+    low, high = difference(0, 0, np.array([100, 299, 360]), 0.95)
+    exact = np.array([1 - 0.05 ** (1 / n) for n in (100, 299, 360)])
+    assert high == pytest.approx(exact)
+    assert low == pytest.approx(-exact)
+    assert exact[1] <= 0.01 < exact[0]
+    low, high = difference(0, 0, 0)
+    assert (float(low), float(high)) == (-1.0, 1.0)
+
+
+def test_the_bounds_of_a_difference_by_hand() -> None:
+    # One side alone: the exact limits of 7 of 50, against the upper limit of 0 of 50 on the other.
+    low, high = difference(7, 0, 50, 0.95)
+    exact = [float(beta.ppf(at, k, 51 - k)) for at, k in ((0.05, 7), (0.95, 8))]
+    none = 1 - 0.05 ** (1 / 50)
+    assert float(low) == pytest.approx(0.14 - np.hypot(0.14 - exact[0], none))
+    assert float(high) == pytest.approx(exact[1])
+    swapped = difference(0, 7, 50, 0.95)
+    assert (-float(swapped[1]), -float(swapped[0])) == pytest.approx((float(low), float(high)))
+    assert [float(end) for end in difference(50, 0, 50, 0.95)][1] == 1.0
+
+
+def test_the_bounds_of_a_difference_agree_with_the_normal_ones_on_many_images() -> None:
+    b, c, n = 60_000, 40_000, 1_000_000
+    low, high = difference(b, c, n, 0.975)
+    half = norm.ppf(0.975) * ((b + c) / n - ((b - c) / n) ** 2) ** 0.5 / n**0.5
+    assert (float(low), float(high)) == pytest.approx((0.02 - half, 0.02 + half), abs=5e-6)
+
+
+def worst_errors(n: int, level: float) -> float:
+    """The largest chance that a bound of the difference misses, over many true shares of flips (exact, no sampling)."""
+    b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
+    inside = b + c <= n
+    b, c = b[inside], c[inside]
+    low, high = difference(b, c, n, level)
+    ways = gammaln(n + 1) - gammaln(b + 1) - gammaln(c + 1) - gammaln(n - b - c + 1)
+    shares = [1e-9, *(np.array([0.5, 1, 2, 3, 5, 8]) / n), 0.1, 0.2, 0.45]
+    worst = 0.0
+    for p in shares:
+        for q in shares:
+            chance = np.exp(ways + b * np.log(p) + c * np.log(q) + (n - b - c) * np.log1p(-p - q))
+            assert chance.sum() == pytest.approx(1)
+            missed = [float(chance[of].sum()) for of in (low > p - q + 1e-12, high < p - q - 1e-12)]
+            worst = max(worst, *missed)
+    return worst
+
+
+@pytest.mark.parametrize("level", [0.95, 0.99, 1 - 0.05 / 18])
+@pytest.mark.parametrize("n", [100, 300])
+def test_the_bounds_of_a_difference_hold_their_level(n: int, level: float) -> None:
+    worst = worst_errors(n, level)
+    assert (1 - level) / 2 < worst <= 1 - level
+
+
+def test_the_bounds_of_a_difference_hold_in_a_simulation_of_1000_images() -> None:
+    g, times = np.random.default_rng(2), 20_000
+    for p, q in ((0.0005, 0.0), (0.003, 0.0), (0.004, 0.001), (0.08, 0.05), (0.3, 0.2)):
+        draws = g.multinomial(1000, [p, q, 1 - p - q], size=times)
+        low, high = difference(draws[:, 0], draws[:, 1], 1000, 0.95)
+        for missed in (low > p - q, high < p - q):
+            assert missed.mean() <= 0.05 + 3 * (0.05 * 0.95 / times) ** 0.5
+
+
+def test_bootstrap_agrees_with_the_bounds_where_many_images_differ() -> None:
+    g = np.random.default_rng(3)
+    a, b = g.random(2000) < 0.7, g.random(2000) < 0.6
+    found = bootstrap(a, b)
+    exact = difference(int((a & ~b).sum()), int((b & ~a).sum()), 2000, 0.975)
+    assert found == pytest.approx([float(end) for end in exact], abs=0.004)
+    assert bootstrap(a, b) == found
+    assert bootstrap(a, b, seed=1) != found
+    assert bootstrap(b, a) == pytest.approx((-found[1], -found[0]), abs=0.003)
+
+
+def test_bootstrap_of_what_never_differs() -> None:
+    assert bootstrap([True, False], [True, False]) == (0.0, 0.0)
+    assert bootstrap([0.5] * 4, [0.25] * 4) == (0.25, 0.25)
+    with pytest.raises(ValueError, match=r"bootstrap: shapes \(2,\) and \(3,\) differ"):
+        bootstrap([1, 0], [1, 0, 1])
+
+
+def test_bootstrap_covers_as_often_as_it_says() -> None:
+    g, hits, times = np.random.default_rng(4), 0, 200
+    for seed in range(times):
+        u = g.random(300)
+        low, high = bootstrap(u >= 0.05, (u < 0.05) | (u >= 0.2), times=400, seed=seed)
+        hits += low <= 0.10 <= high
+    assert 0.90 <= hits / times <= 0.99
 
 
 def test_detectable_differences_are_detected_as_often_as_said() -> None:
