@@ -14,6 +14,7 @@ from scipy.special import logsumexp
 
 from robustcl.reports.baseline import Row
 from robustcl.reports.check import Compared, Outcome, compare
+from robustcl.reports.statistics import difference
 
 Floats = NDArray[np.float64]
 
@@ -71,22 +72,26 @@ def bounds(drops: ArrayLike, level: float) -> tuple[float, float]:
     return _least(1 + held, level) - 1, 1 - _least(1 - held, level)
 
 
-def decide(drops: ArrayLike, margin: float, level: float, every: int = 1) -> Decided:
-    """Stop each of the sequences `drops` (..., n) at the first look, every so many images, at which it is decided.
+def decide(drops: ArrayLike, margin: float, level: float, every: int = 1, rows: int = 1) -> Decided:
+    """What `so_far` comes to on each of many sequences `drops` (..., n) of -1, 0 and 1, one row of a check of `rows`.
 
-    Regression where the lower bound of the drop passes `margin`, ok where the upper one falls to it or below; either is
-    wrong with a chance of at most `level`, however often it is looked. The last look is at all n images.
+    Looks every so many images and stops where it is decided: regression where the lower bound of the drop passes
+    `margin`, ok where the upper one falls to it or below; either is wrong with a chance of at most `level` (regression:
+    level / rows), however often it is looked. The last look is at all n images.
     """
     held = np.asarray(drops, dtype=np.float64)
-    n = held.shape[-1]
+    n, share = held.shape[-1], level * (1 - AT_END)
     looks = np.unique(np.append(np.arange(every, n + 1, every), n)) - 1
-    worse, fine = (one[..., looks] >= -np.log(level) for one in evidence(held, margin))
+    larger, smaller = (one[..., looks] for one in evidence(held, margin))
+    worse, fine = larger > np.log(rows / share), smaller >= -np.log(share)
+    lost, won = (held > 0).sum(axis=-1), (held < 0).sum(axis=-1)
+    open_ = ~(worse[..., -1] | fine[..., -1])
+    worse[..., -1] |= open_ & (difference(lost, won, n, 1 - level * AT_END / rows)[0] > margin)
+    fine[..., -1] |= open_ & ~worse[..., -1] & (difference(lost, won, n, 1 - level * AT_END)[1] <= margin)
     over = worse | fine
     first = np.where(over.any(axis=-1), over.argmax(axis=-1), len(looks) - 1)
-    at = first[..., None]
-    regression = np.take_along_axis(worse, at, axis=-1)[..., 0]
-    ok = np.take_along_axis(fine, at, axis=-1)[..., 0] & ~regression
-    return Decided(regression=regression, ok=ok, images=looks[first] + 1)
+    regression, decided = (np.take_along_axis(one, first[..., None], axis=-1)[..., 0] for one in (worse, over))
+    return Decided(regression=regression, ok=decided & ~regression, images=looks[first] + 1)
 
 
 def so_far(name: str, before: Row, now: Row, *, margin: float, level: float, rows: int = 1) -> Compared:

@@ -1,10 +1,15 @@
 """Anytime-valid evidence: false alarms, coverage at all looks, and what an hour of attacks could have been spared."""
 
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robustcl.reports.sequence import SHARES, bounds, decide, evidence, wealth
+from robustcl.reports.baseline import Row
+from robustcl.reports.sequence import SHARES, bounds, decide, evidence, so_far, wealth
 
 RUNS, LEVEL, MARGIN = 400, 0.1, 0.04
 
@@ -96,3 +101,43 @@ def test_looks_are_whole_blocks_and_all_images_at_last() -> None:
     found = decide(drawn(MARGIN, n=90, runs=20), MARGIN, LEVEL, every=40)
     assert set(found.images) <= {40, 80, 90}
     assert 90 in found.images
+
+
+@pytest.mark.parametrize("drop", [0.0, MARGIN, 0.12])
+def test_many_sequences_come_to_what_a_check_comes_to_row_by_row(drop: float) -> None:
+    held = drawn(drop, n=150, runs=12, seed=2).astype(int)
+    found = decide(held, MARGIN, LEVEL, every=50, rows=3)
+    told = {"encoder": "e", "scheme": "s", "data": "d", "norm": "linf", "eps": "1/10", "judge": "pgd-20"}
+    for number, drops in enumerate(held):
+        right, order = np.random.default_rng(number).random(150) < 0.5, np.arange(150, dtype=np.int32)
+        right = np.where(drops > 0, True, np.where(drops < 0, False, right))
+        label = np.zeros(150, dtype=np.int16)
+        before = Row(**told, image=order, label=label, right=right)  # type: ignore[arg-type]
+        now = replace(before, right=np.where(drops > 0, False, np.where(drops < 0, True, right)))
+        for n in (50, 100, 150):
+            part = replace(now, image=order[:n], label=label[:n], right=now.right[:n])
+            row = so_far("e", before, part, margin=MARGIN, level=LEVEL, rows=3)
+            assert row.before.n == row.now.n == n
+            assert row.drop == pytest.approx(drops[:n].mean())
+            if row.outcome != "undecided":
+                break
+        assert row.outcome == ("regression" if found.regression[number] else "ok" if found.ok[number] else "undecided")
+        assert n == found.images[number]
+
+
+def test_a_third_of_the_rows_share_the_level() -> None:
+    held = drawn(MARGIN)
+    assert at_most(int(decide(held, MARGIN, LEVEL, rows=3).regression.sum()), RUNS, LEVEL / 3)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.05])
+def test_honest_runs_drawn_from_real_records_raise_no_alarm(drop: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    drawn = importlib.import_module("sequential").drawn(drop, 500, 200, seed=1)
+    assert abs(drawn.mean() - drop) < 0.004, "its populations have the drop that they say"
+    found = decide(drawn, 0.03, 0.05, every=32, rows=3)
+    if drop:
+        assert found.ok.sum() <= 200 * 0.05
+    else:
+        assert found.regression.sum() <= 200 * 0.05 / 3
+        assert found.ok.mean() > 0.5
