@@ -100,8 +100,7 @@ def bless(
     from robustcl.reports.checked import blessed
     from robustcl.reports.folder import RunFolder
 
-    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
-        raise UserError("bless: this is CI (CI is set), expected a person who has looked at the numbers")
+    refuse_ci("bless")
     run = RunFolder(runs)
     rows = chosen(rows_of(run.records), encoder or (), scheme or (), judge or ())
     _worth(rows, runs, unreliable)
@@ -112,6 +111,12 @@ def bless(
     lines = [f"{baseline}: {count}, {'which replace those that were there' if old else 'a new baseline'}"]
     lines += [f"not finished, and left out: {', '.join(open_)}" for open_ in [_open(run)] if open_]
     typer.echo("\n".join(lines) + f"\n\n{blessed(new, old)}")
+
+
+def refuse_ci(where: str) -> None:
+    """Errors: `UserError` in CI, where nobody has looked at the numbers that would be blessed."""
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        raise UserError(f"{where}: this is CI (CI is set), expected a person who has looked at the numbers")
 
 
 def _worth(rows: Sequence["Row"], runs: Path, unreliable: bool) -> None:
