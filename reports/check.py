@@ -1,5 +1,6 @@
 """The only owner of the gate's verdict: whether rows lost more than a margin, image by image against a baseline."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -192,6 +193,8 @@ def _notes(row: Compared) -> list[str]:
     if was in grades and now in grades and grades.index(now) > grades.index(was):
         made.append(f"{row.name}: reliability was {was} and is {now}{f' ({row.now.why})' if row.now.why else ''}")
     if row.before.protocol != row.now.protocol:
-        of = f"{row.before.encoder} {row.before.scheme}"
-        made.append(f"{of}: the protocol was '{row.before.protocol}' and is '{row.now.protocol}'")
+        old, new = (re.split(r", (?![^(]*\))", one.protocol) for one in (row.before, row.now))  # not within brackets
+        sides = [", ".join(part for part in one if part not in other) for one, other in ((old, new), (new, old))]
+        told = [f"'{side}'" if side else "without" for side in sides]
+        made.append(f"{row.before.encoder} {row.before.scheme}: the protocol was {told[0]} and is {told[1]}")
     return made

@@ -91,11 +91,11 @@ def difference(
     `only_first` of the n images are right under the first alone, `only_second` under the second alone; the difference
     is the first's accuracy less the second's, in [-1, 1]. Both bounds together are a two-sided interval at
     2 `level` - 1. Without an image nothing is known: -1 and 1.
-    Source: square and add of the limits of two shares (R. G. Newcombe, Stat. Med. 17, 1998, method 10; G. Y. Zou and A.
-    Donner, Stat. Med. 27, 2008), with the exact limits (C. J. Clopper and E. S. Pearson, 1934) of the two discordant
-    shares in place of Wilson's of the accuracies. Wilson's, and the score interval, err more often than they say where
-    few images differ; with these the chance that a bound is wrong stays below 1 - `level` wherever we looked
-    (docs/statistics.md). Where no image differs, the bounds are those of 0 of n, about 3/n at 95 %.
+    Source: square and add of the limits of two shares (R. G. Newcombe, Stat. Med. 17, 1998; G. Y. Zou and A. Donner,
+    Stat. Med. 27, 2008), here of the two discordant shares with exact limits (C. J. Clopper and E. S. Pearson, 1934).
+    Bounds from Wilson's limits, and the score interval (T. Tango, 1998), are wrong more often than they say where few
+    images differ; these are not, wherever we looked (docs/statistics.md). Where no image differs, the bounds are those
+    of 0 of n, about 3/n at 95 %.
     """
     b, c, total = np.broadcast_arrays(*(np.asarray(of, dtype=np.float64) for of in (only_first, only_second, n)))
     known = np.maximum(total, 1)

@@ -1,12 +1,15 @@
 """The only owner of the tests of intervals and paired tests."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from scipy.special import gammaln
 from scipy.stats import beta, binomtest, norm, ttest_rel
 
+from benchmarks.bounds import BOUNDS, LEVELS, worst
 from robustcl.reports.statistics import bootstrap, detectable, difference, holm, images_for, mcnemar, paired, wilson
 
+ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(0)
 
 
@@ -128,29 +131,16 @@ def test_the_bounds_of_a_difference_agree_with_the_normal_ones_on_many_images() 
     assert (float(low), float(high)) == pytest.approx((0.02 - half, 0.02 + half), abs=5e-6)
 
 
-def worst_errors(n: int, level: float) -> float:
-    """The largest chance that a bound of the difference misses, over many true shares of flips (exact, no sampling)."""
-    b, c = np.meshgrid(np.arange(n + 1), np.arange(n + 1), indexing="ij")
-    inside = b + c <= n
-    b, c = b[inside], c[inside]
-    low, high = difference(b, c, n, level)
-    ways = gammaln(n + 1) - gammaln(b + 1) - gammaln(c + 1) - gammaln(n - b - c + 1)
-    shares = [1e-9, *(np.array([0.5, 1, 2, 3, 5, 8]) / n), 0.1, 0.2, 0.45]
-    worst = 0.0
-    for p in shares:
-        for q in shares:
-            chance = np.exp(ways + b * np.log(p) + c * np.log(q) + (n - b - c) * np.log1p(-p - q))
-            assert chance.sum() == pytest.approx(1)
-            missed = [float(chance[of].sum()) for of in (low > p - q + 1e-12, high < p - q - 1e-12)]
-            worst = max(worst, *missed)
-    return worst
-
-
-@pytest.mark.parametrize("level", [0.95, 0.99, 1 - 0.05 / 18])
-@pytest.mark.parametrize("n", [100, 300])
-def test_the_bounds_of_a_difference_hold_their_level(n: int, level: float) -> None:
-    worst = worst_errors(n, level)
-    assert (1 - level) / 2 < worst <= 1 - level
+def test_the_bounds_of_a_difference_hold_their_level_and_others_do_not() -> None:
+    """By sums over all outcomes, as docs/statistics.md has them."""
+    found = worst(100, BOUNDS)
+    ours = next(iter(BOUNDS))
+    for level in LEVELS:
+        assert (1 - level) / 2 < found[ours, level] <= 1 - level
+    rows = {name: told for name, n, *told in rows_of_page("| bounds ") if n == "100"}
+    assert rows == {name: [f"{100 * found[name, level]:.2f}" for level in LEVELS] for name in BOUNDS}
+    larger = worst(300, {ours: BOUNDS[ours]})
+    assert all(missed <= 1 - level for (_, level), missed in larger.items())
 
 
 def test_the_bounds_of_a_difference_hold_in_a_simulation_of_1000_images() -> None:
@@ -187,6 +177,29 @@ def test_bootstrap_covers_as_often_as_it_says() -> None:
         low, high = bootstrap(u >= 0.05, (u < 0.05) | (u >= 0.2), times=400, seed=seed)
         hits += low <= 0.10 <= high
     assert 0.90 <= hits / times <= 0.99
+
+
+def rows_of_page(title: str) -> list[list[str]]:
+    """The rows of the table of docs/statistics.md whose head begins so."""
+    lines = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8").splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith(title)) + 2
+    end = next(end for end in range(at, len(lines)) if not lines[end].startswith("|"))
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines[at:end]]
+
+
+def test_the_detectable_differences_of_the_page() -> None:
+    rows = rows_of_page("| images | unpaired, at 50 % |")
+    assert len(rows) == 6
+    for n, *told in rows:
+        assert told == [f"{100 * detectable(int(n), disagree):.1f}" for disagree in (0.5, 0.2, 0.1, 0.05, 0.02)]
+
+
+def test_the_margins_of_the_page() -> None:
+    rows = rows_of_page("| images | none flips |")
+    assert len(rows) == 6
+    for n, *told in rows:
+        flips = [int(n) * share / 2 for share in (0, 0.02, 0.05, 0.1, 0.2)]
+        assert told == [f"{100 * float(difference(half, half, int(n))[1]):.2f}" for half in flips]
 
 
 def test_detectable_differences_are_detected_as_often_as_said() -> None:
