@@ -34,7 +34,7 @@ def junit(check: Check, baseline: Baseline) -> str:
 
 
 def _case(suite: ElementTree.Element, row: Compared) -> None:
-    place = {"classname": "robustcl.check", "name": _clean(row.name), "time": "0"}
+    place = {"classname": "check", "name": _clean(row.name), "time": "0"}
     case = ElementTree.SubElement(suite, "testcase", place)
     drop = f"drop {100 * row.drop:.2f} points, at least {100 * row.low:.2f}, at most {100 * row.high:.2f}"
     told = f"{100 * row.before.accuracy:.1f} % before, {100 * row.now.accuracy:.1f} % now, {drop}, n = {row.now.n}"
