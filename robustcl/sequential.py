@@ -67,6 +67,9 @@ class Gate:
 
 def hear(asked: Asked) -> Gate:
     """What was asked for, read and tried; nothing is written. Errors: `UserError` for everything that is wrong."""
+    if Path(asked.target).is_dir():
+        kept = Path(asked.target) / "finetune" / "<key>" / "classifier.safetensors"
+        raise UserError(f"check: {asked.target} is a folder, expected with --sequential a classifier, such as {kept}")
     whole = read_baseline(asked.baseline).rows
     rows = chosen(whole, asked.encoders, asked.schemes, asked.judges)
     watched = watch(rows, f"{asked.baseline}", asked.margin, asked.level)

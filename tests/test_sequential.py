@@ -186,7 +186,7 @@ def test_answers_that_are_no_numbers_end_with_their_code(call: Call) -> None:
         (["net.py:model", *SEQUENTIAL, "--encoder", "nett"], "did you mean 'net'"),
         (["net.py:model", *SEQUENTIAL, "--judge", "clean"], "no row under attack"),
         (["net.py:model", "--baseline", "base.parquet", "--sequential", "--margin", "-1"], "margin: -1 points"),
-        (["runs/evaluate-net", *SEQUENTIAL], "runs/evaluate-net"),
+        ([".", *SEQUENTIAL], "finetune/<key>/classifier.safetensors"),
     ],
 )
 def test_mistakes_are_one_line(call: Call, words: list[str], says: str) -> None:
