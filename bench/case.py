@@ -23,7 +23,7 @@ SCHEME = "as given"
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One given classifier under one threat. `row` and `data` are their names for people; `batch` is how many images
-    are attacked at a time, and with a `budget` (seconds) also the size of a block.
+    are attacked at a time, and with a `budget` (seconds, infinite for who stops by something else) the size of a block.
 
     `smaller` is the case of the next smaller radius of a sweep: what was broken there is broken here, at no cost (see
     `sweep`). `save` is the file for the adversarial images.

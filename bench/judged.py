@@ -30,6 +30,10 @@ SUITE = "evaluate"
 _BEGUN = "progress/cell.json"  # in the folder of a stage that is not finished: what it is to become
 
 
+def _go_on() -> None:
+    """Never stop."""
+
+
 def admit(case: Case, store: Store) -> None:
     """See whether the folder may hold this case; nothing is written.
 
@@ -65,13 +69,13 @@ def make(case: Case, store: Store, watch: Watch) -> None:
     _show(case, store)
     if not case.budget:
         (stage,) = case.stages
-        _judge(case, case.images, stage, store, watch, lambda: None)
+        judge_stage(case, case.images, stage, store, watch)
         store.add(SUITE, [cell(case, stage)])
         return
     parts = list(zip(case.stages, blocks(case.images, case.batch), strict=True))
 
     def block(part: tuple[Stage, Images], check: Check) -> Stage:
-        _judge(case, part[1], part[0], store, watch, check)
+        judge_stage(case, part[1], part[0], store, watch, check)
         return part[0]
 
     done = within(case.budget, parts, block)
@@ -94,7 +98,8 @@ def _show(case: Case, store: Store) -> None:
     store.make(stage, work)
 
 
-def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch, check: Check) -> None:
+def judge_stage(case: Case, images: Images, stage: Stage, store: Store, watch: Watch, check: Check = _go_on) -> None:
+    """Judge a stage of a case on its images unless the store has it; `check` is called whenever it could stop."""
     if store.has(stage):
         return
     watch.started(stage)
@@ -107,7 +112,7 @@ def _judge(case: Case, images: Images, stage: Stage, store: Store, watch: Watch,
         keep = folder / "progress" / "batches"
         keep.mkdir(parents=True, exist_ok=True)
         write_json(folder / _BEGUN, cell(case, stage))
-        known = _read(case.smaller.stages[0], store) if case.smaller else None
+        known = records_of(case.smaller.stages[0], store) if case.smaller else None
         trial = replace(case.trial, keep=keep, save=case.save, known=known, report=report)
         found = judge(case.given.model, images, trial)
         told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
@@ -125,7 +130,7 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
     whole = Stage(kind="evaluate", part=case.part, parents=parents, label=case.label)
 
     def work(folder: Path) -> Mapping[str, Any]:
-        rows = pd.concat([_read(stage, store) for stage in done])
+        rows = pd.concat([records_of(stage, store) for stage in done])
         rows = rows.sort_values("image", kind="stable", ignore_index=True)
         known = torch.from_numpy(rows["image"].unique()).to(case.images.index.device)
         images = case.images.take(torch.isin(case.images.index, known))
@@ -136,7 +141,7 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
     return whole
 
 
-def _read(stage: Stage, store: Store) -> pd.DataFrame:
+def records_of(stage: Stage, store: Store) -> pd.DataFrame:
     """The records of a finished stage."""
     found: pd.DataFrame = pq.read_table(store.file(stage, "records.parquet")).to_pandas()
     return found.astype({"judge": str, "attack": str})

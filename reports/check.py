@@ -80,7 +80,7 @@ def check(records: pd.DataFrame, baseline: Baseline, margin: float = MARGIN, lev
 
 def check_rows(rows: Sequence[Row], baseline: Baseline, margin: float = MARGIN, level: float = LEVEL) -> Check:
     """As `check`, for the rows of the run."""
-    _ranges(margin, level)
+    ranges(margin, level)
     now = {row.key: row for row in rows}
     _complete(baseline.rows, rows)
     told = dict(zip((row.key for row in baseline.rows), names(baseline.rows), strict=True))
@@ -132,7 +132,8 @@ def _needed(beyond: float, disagree: float, n: int, margin: float, level: float)
     return max(least, images_for(abs(beyond), disagree, 2 * level))
 
 
-def _ranges(margin: float, level: float) -> None:
+def ranges(margin: float, level: float) -> None:
+    """Errors: `UserError` for a margin or a level that is none."""
     if not 0 <= margin < 1:
         raise UserError(f"margin: {100 * margin:g} points, expected 0 or more and less than 100")
     if not 0 < level < 0.5:

@@ -14,6 +14,7 @@ from robustcl.models.errors import UserError
 
 if TYPE_CHECKING:
     from robustcl.reports.baseline import Row
+    from robustcl.reports.check import Check
     from robustcl.reports.folder import RunFolder
 
 Runs = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]
@@ -21,14 +22,26 @@ File = Annotated[Path, typer.Option("--baseline", help="A baseline, such as base
 
 
 def check(
-    runs: Runs,
+    target: Annotated[str, typer.Argument(help="A run folder; with --sequential a classifier, as evaluate takes it.")],
     baseline: File,
     margin: Annotated[float, typer.Option(help="The drop that is put up with, in points of accuracy.")] = 1.0,
     level: Annotated[float, typer.Option(help="The error rate of the whole check.")] = 0.05,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML, one test case per row.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write a summary for a pull request.")] = None,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="Attack image after image, and stop as soon as the answer is certain.")
+    ] = False,
+    data: Annotated[str | None, typer.Option(help="Sequential: as for evaluate; default the baseline's.")] = None,
+    encoder: Annotated[list[str] | None, typer.Option(help="Sequential: the row of the baseline.")] = None,
+    scheme: Annotated[list[str] | None, typer.Option(help="Sequential: the row of the baseline.")] = None,
+    judge: Annotated[list[str] | None, typer.Option(help="Sequential: only these; clean is one.")] = None,
+    block: Annotated[int | None, typer.Option(min=1, help="Sequential: images between two looks.")] = None,
+    device: Annotated[str | None, typer.Option(help="Sequential: cpu, cuda, cuda:1 or mps; default cpu.")] = None,
+    runs: Annotated[Path | None, typer.Option(help="Sequential: where blocks are kept.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Sequential: RobustBench's files, as for evaluate.")] = None,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Sequential: data.<key>=<value>.")] = None,
 ) -> None:
-    """Compare a run with a baseline, paired image by image.
+    """Compare a run, or with --sequential a classifier that is attacked now, with a baseline, image by image.
 
     Exit code 0: no row lost more than the margin; 1: at least one did; 3: cannot tell, and how many images could; 2:
     the two cannot be compared.
@@ -42,11 +55,33 @@ def check(
     for path in (junit, markdown):
         _write(path, "")  # no file of an earlier check stays where this one ends before it is through
     held = read_baseline(baseline)
-    found = compare(frame(runs), held, margin / 100, level)
+    given: dict[str, Any] = {
+        "data": data,
+        "encoders": encoder,
+        "schemes": scheme,
+        "judges": judge,
+        "block": block,
+        "device": device,
+    }
+    given |= {"runs": runs, "models": models, "overrides": overrides}
+    chosen = {name: of for name, of in given.items() if of is not None}
+    if sequential:
+        found = _sequential(target, baseline, margin / 100, level, chosen)
+    elif chosen:
+        raise UserError(f"check: {', '.join(chosen)} given, expected --sequential with them")
+    else:
+        found = compare(frame(target), held, margin / 100, level)
     _write(junit, xml(found, held))
     _write(markdown, checked.markdown(found, held))
     typer.echo(checked.terminal(found, held))
     raise typer.Exit(found.code)
+
+
+def _sequential(target: str, baseline: Path, margin: float, level: float, given: dict[str, Any]) -> "Check":
+    from robustcl import sequential
+
+    asked = sequential.Asked(target=target, baseline=baseline, margin=margin, level=level, **given)
+    return sequential.check(sequential.hear(asked), lambda text: typer.echo(text, err=True))
 
 
 def bless(
@@ -65,8 +100,7 @@ def bless(
     from robustcl.reports.checked import blessed
     from robustcl.reports.folder import RunFolder
 
-    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
-        raise UserError("bless: this is CI (CI is set), expected a person who has looked at the numbers")
+    refuse_ci("bless")
     run = RunFolder(runs)
     rows = chosen(rows_of(run.records), encoder or (), scheme or (), judge or ())
     _worth(rows, runs, unreliable)
@@ -77,6 +111,12 @@ def bless(
     lines = [f"{baseline}: {count}, {'which replace those that were there' if old else 'a new baseline'}"]
     lines += [f"not finished, and left out: {', '.join(open_)}" for open_ in [_open(run)] if open_]
     typer.echo("\n".join(lines) + f"\n\n{blessed(new, old)}")
+
+
+def refuse_ci(where: str) -> None:
+    """Errors: `UserError` in CI, where nobody has looked at the numbers that would be blessed."""
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        raise UserError(f"{where}: this is CI (CI is set), expected a person who has looked at the numbers")
 
 
 def _worth(rows: Sequence["Row"], runs: Path, unreliable: bool) -> None:

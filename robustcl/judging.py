@@ -85,7 +85,7 @@ def encoder_suite(asked: Asked) -> tuple[str, Table]:
     if asked.budget or asked.models or asked.save:
         more = "neither --budget nor --models nor --save-adversarial"
         raise UserError(f"--scheme: finetunes the encoder of a file first, expected {more}")
-    data = _table(asked.data, [one for one in asked.overrides if one.startswith("data.")])
+    data = data_table(asked.data, [one for one in asked.overrides if one.startswith("data.")])
     test = Library().part(read_dataset(data, "--data"), "test")
     row = asked.name or Path(asked.target).stem
     given = {"checkpoint": asked.target, "layout": asked.layout, "route": asked.route}
@@ -96,7 +96,7 @@ def encoder_suite(asked: Asked) -> tuple[str, Table]:
     entry = read(Imported, tables["pretrain"][row], f"--set pretrain.{row}")
     kept = {key: getattr(entry, key) for key in ("layout", "route", "stem", "mean", "std")}
     said = import_encoder(entry.checkpoint, shape=test.shape, **kept)[1]
-    return _folder(row), {
+    return folder_name("evaluate", row), {
         "data": data,
         "encoder": dict(said.network),
         "threat": {"norm": asked.norm, "eps": asked.eps[0]},
@@ -118,7 +118,7 @@ def hear(asked: Asked) -> Hearing:
         if getattr(asked, option):
             raise UserError(f"--{option}: of an encoder to finetune, expected --scheme with it, such as --scheme SLF")
     threats = [_threat(asked.norm, eps) for eps in asked.eps]
-    data, library = read_dataset(_table(asked.data, asked.overrides), "--data"), Library()
+    data, library = read_dataset(data_table(asked.data, asked.overrides), "--data"), Library()
     n, whole = asked.images, library.part(data, "test")
     if n is not None and n > len(whole):
         raise UserError(f"--images {n}: expected at most the {len(whole)} test images")
@@ -145,7 +145,7 @@ def hear(asked: Asked) -> Hearing:
             save=asked.save,
         )
         cases.append(case)
-    store = Store(asked.runs or Path("runs") / _folder(row))
+    store = Store(asked.runs or Path("runs") / folder_name("evaluate", row))
     for case in cases:
         admit(case, store)
     return Hearing(cases=cases, store=store)
@@ -196,11 +196,12 @@ def _threat(norm: str, eps: str) -> Threat:
         raise UserError(str(error).replace("--eps.norm: ", "--norm: ")) from None
 
 
-def _folder(row: str) -> str:
-    return f"evaluate-{re.sub(r'[^A-Za-z0-9_.-]+', '-', row)}"
+def folder_name(kind: str, row: str) -> str:
+    """The run folder of a row, where none is given."""
+    return f"{kind}-{re.sub(r'[^A-Za-z0-9_.-]+', '-', row)}"
 
 
-def _table(text: str, overrides: Sequence[str]) -> Table:
+def data_table(text: str, overrides: Sequence[str]) -> Table:
     """The table of a data set: `digits`, `npz:cifar10.npz` (name and path), or TOML such as `{name = "digits"}`."""
     if text.lstrip().startswith("{"):
         try:

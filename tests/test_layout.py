@@ -140,7 +140,7 @@ def test_imports_are_declared() -> None:
     imported_as = {"pillow": "PIL", "scikit-learn": "sklearn"}
     packages = [re.split(r"[^\w-]", text)[0] for text in project["dependencies"]]
     declared = {imported_as.get(package, package) for package in packages}
-    optional = {"autoattack", "robustbench"}  # taken when present
+    optional = {"autoattack", "pytest", "robustbench"}  # taken when present
     asked = {top(module) for path in [*ROOMS, *DOOR] for module in imports(tree(path))}
     assert not asked - declared - optional - {"robustcl"} - sys.stdlib_module_names
 
