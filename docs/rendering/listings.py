@@ -69,10 +69,15 @@ LISTS: dict[str, Callable[[], str]] = {"commands": commands, "suites": suites, "
 
 
 def page(text: str) -> str:
-    """A page as the site shows it: lists where their marks stand, titles for names of pages, intervals in one piece."""
+    """A page as the site shows it: lists at their marks, titles for names of pages, whole intervals; code as it is."""
+    parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
+    return "".join(part if number % 2 else _prose(part) for number, part in enumerate(parts))
+
+
+def _prose(text: str) -> str:
     text = MARK.sub(lambda found: LISTS[found[1]](), text)
     text = re.sub(r"\[(?:docs/)?[\w/-]+\.md\]\(", "[](", text)
-    return re.sub(r"(\d) \[(\d+\.\d), (\d+\.\d)\]", "\\1\u00a0[\\2,\u00a0\\3]", text)
+    return re.sub(r"(\d) \[(-?\d+\.\d+), (-?\d+\.\d+)\]", "\\1\u00a0[\\2,\u00a0\\3]", text)
 
 
 def on_source(app: object, name: str, source: list[str]) -> None:
