@@ -20,6 +20,7 @@ nitpicky = True
 # What other libraries and the standard one define is not looked up: that would need the network.
 nitpick_ignore_regex = [("py:.*", r"(?!robustcl\.).*|.*\._\w+")]
 
+highlight_language = "text"
 smartquotes = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
