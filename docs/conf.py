@@ -22,6 +22,8 @@ nitpick_ignore_regex = [("py:.*", r"(?!robustcl\.).*|.*\._\w+")]
 
 highlight_language = "text"
 smartquotes = False
+suppress_warnings = ["ref.python"]  # a name in an annotation that two modules have
+
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 copybutton_prompt_text = "$ "
