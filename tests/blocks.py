@@ -76,10 +76,15 @@ def installed() -> bool:
 
 
 def desk(folder: Path) -> Path:
-    """The folder of a reader: a `models` package of his own, and a finished run, `runs/table1-mini`."""
+    """The folder of a reader, who has a `models` package of his own."""
     (folder / "models").mkdir()
     (folder / "models" / "__init__.py").write_text("raise SystemExit('this is the models of the reader')\n")
-    shutil.copytree(RECORDS, folder / "runs" / "table1-mini")
+    return folder
+
+
+def desk_after_a_run(folder: Path) -> Path:
+    """The same after the quick start; for its run folder stands one with records and without weights."""
+    shutil.copytree(RECORDS, desk(folder) / "runs" / "quickstart")
     return folder
 
 

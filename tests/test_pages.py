@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.blocks import ROOT, Block, desk, parts, place, run
+from tests.blocks import ROOT, Block, desk_after_a_run, parts, place, run
 
 DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
 PARTS = [part for document in DOCUMENTS for part in parts(document)]
@@ -13,7 +13,9 @@ PARTS = [part for document in DOCUMENTS for part in parts(document)]
 @pytest.fixture(scope="module")
 def desks(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     """A folder per page, in which its blocks run one after another."""
-    return {part[0].document: desk(tmp_path_factory.mktemp(part[0].document.stem)) for part in one_per_page()}
+    return {
+        part[0].document: desk_after_a_run(tmp_path_factory.mktemp(part[0].document.stem)) for part in one_per_page()
+    }
 
 
 def one_per_page() -> list[list[Block]]:
