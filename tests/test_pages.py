@@ -13,13 +13,8 @@ PARTS = [part for document in DOCUMENTS for part in parts(document)]
 @pytest.fixture(scope="module")
 def desks(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     """A folder per page, in which its blocks run one after another."""
-    return {
-        part[0].document: desk_after_a_run(tmp_path_factory.mktemp(part[0].document.stem)) for part in one_per_page()
-    }
-
-
-def one_per_page() -> list[list[Block]]:
-    return list({part[0].document: part for part in PARTS}.values())
+    pages = {part[0].document for part in PARTS}
+    return {page: desk_after_a_run(tmp_path_factory.mktemp(page.stem)) for page in pages}
 
 
 @pytest.mark.parametrize("part", PARTS, ids=place)
