@@ -76,6 +76,7 @@ def page(text: str) -> str:
 
 def _prose(text: str) -> str:
     text = MARK.sub(lambda found: LISTS[found[1]](), text)
+    text = re.sub(r"\[([^\]]+)\]\(([\w/-]+/table\.md)\)", r"{download}`\1 <\2>`", text)  # no page of its own
     text = re.sub(r"\[(?:docs/)?[\w/-]+\.md\]\(", "[](", text)
     text = text.replace("± ", "±\u00a0")
     return re.sub(r"(\d) \[(-?\d+\.\d+), (-?\d+\.\d+)\]", "\\1\u00a0[\\2,\u00a0\\3]", text)
