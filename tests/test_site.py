@@ -17,7 +17,7 @@ from tests.blocks import ROOT
 
 DOCS = ROOT / "docs"
 SITE = os.environ.get("ROBUSTCL_SITE")  # set by `tox -e docs`
-PAGES = [path for path in sorted(DOCS.rglob("*.md")) if path.parent.parent.parent != DOCS]
+PAGES = [path for path in sorted(DOCS.rglob("*.md")) if len(path.relative_to(DOCS).parts) < 3]
 LINKED = [*PAGES, *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 REMOTE = re.compile(r"<(?:script|img|iframe)[^>]*src=.(?:https?:)?//|<link[^>]*href=.(?:https?:)?//")
 HOSTS = {"arxiv.org", "keepachangelog.com", "semver.org", "spdx.org"}
