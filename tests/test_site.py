@@ -80,7 +80,7 @@ def test_every_mark_is_that_of_a_list_and_every_list_is_shown() -> None:
 
 def test_a_page_shows_titles_and_whole_intervals() -> None:
     assert listings.page("[docs/data.md](data.md), [here](x.md)") == "[](data.md), [here](x.md)"
-    assert listings.page("| 17.0 [13.2, 21.7] |") == "| 17.0\u00a0[13.2,\u00a021.7] |"
+    assert listings.page("| **17.0** [13.2, 21.7] |") == "| **17.0**\u00a0[13.2,\u00a021.7] |"
     assert listings.page("[table.md](a/b-mini/table.md)") == "{download}`table.md <a/b-mini/table.md>`"
     code = "```python\nx = 1.0 [2.0, 3.0]\n```"
     assert listings.page(f"1 [2.0, 3.0]\n{code}\n") == f"1\u00a0[2.0,\u00a03.0]\n{code}\n"

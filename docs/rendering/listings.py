@@ -79,7 +79,7 @@ def _prose(text: str) -> str:
     text = re.sub(r"\[([^\]]+)\]\(([\w/-]+/table\.md)\)", r"{download}`\1 <\2>`", text)  # no page of its own
     text = re.sub(r"\[(?:docs/)?[\w/-]+\.md\]\(", "[](", text)
     text = text.replace("± ", "±\u00a0")
-    return re.sub(r"(\d) \[(-?\d+\.\d+), (-?\d+\.\d+)\]", "\\1\u00a0[\\2,\u00a0\\3]", text)
+    return re.sub(r"([\d*>~†]) \[(-?\d+\.\d+), (-?\d+\.\d+)\]", "\\1\u00a0[\\2,\u00a0\\3]", text)
 
 
 def on_source(app: object, name: str, source: list[str]) -> None:
