@@ -2,7 +2,6 @@
 
 import torch
 from pydantic import PositiveInt
-from scipy.stats import binomtest
 from torch import Tensor
 
 from robustcl.models.encoder import Encoder
@@ -96,4 +95,6 @@ def _right(encoder: Encoder, bank: Images, asked: Images, where: str) -> Tensor:
 
 
 def _p(right: int, n: int, chance: float) -> float:
+    from scipy.stats import binomtest  # a second to import, which few commands need
+
     return float(binomtest(right, n, chance, alternative="greater").pvalue)

@@ -12,7 +12,6 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -64,6 +63,8 @@ def cluster(network: Network, images: Images, fit: ClusterFit, seed: int) -> Lab
 
     Errors: `UserError` for a K outside 2 to n, and for features of another shape.
     """
+    from sklearn.cluster import KMeans  # seconds to import, which few commands need
+
     check_k(fit, len(images))
     found = features(network, images)
     points = (F.normalize(found, dim=1) if fit.normalise else found).cpu().numpy()

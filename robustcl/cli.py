@@ -54,7 +54,7 @@ def evaluate(
     norm: Annotated[str, typer.Option(help="linf, l2 or l1.")] = "linf",
     attacks: Annotated[list[str] | None, typer.Option(help="Judges, default pgd-20,autoattack (see ls).")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="So many test images, drawn once; default all.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all draws of the attacks.")] = 0,
     batch: Annotated[
         int | None,
         typer.Option(min=1, help="Images at a time; part of what AutoAttack does. Default 256, with --budget 32."),

@@ -1,115 +1,47 @@
-"""The only owner of running what the README and the documents show: every block of code, as a reader would."""
+"""The only owner of the README: its blocks run, its table is that of the records, it leads to every part."""
 
-import importlib.metadata
-import os
 import re
-import subprocess
-import sys
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.blocks import RECORDS, ROOT, SET_UP, Block, blocks, desk, parts, place, python_source, run, shell_source
+
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-DOCUMENTS = [page for page in PAGES if page.exists()]
-SET_UP = "<!-- set-up -->"
-SHELLS = {"bash", "console"}
+PARTS = [part for document in (README, ROOT / "CONTRIBUTING.md") for part in parts(document)]
+
+TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
 
 
-class Block(NamedTuple):
-    """Lines `first` (counted from 1) and on of a document, in one language."""
-
-    document: Path
-    language: str
-    first: int
-    lines: list[str]
-
-
-def blocks(document: Path) -> list[Block]:
-    """The fenced blocks that run, in order; those right below the comment `<!-- set-up -->` do not."""
-    found: list[Block] = []
-    before, fence, runs = "", "", False
-    for number, line in enumerate(document.read_text(encoding="utf-8").splitlines(), 1):
-        mark = re.match(r"\s*(`{3,}|~{3,})\s*(\w*)", line)
-        if not fence and mark:
-            fence, runs = mark[1], mark[2] in {"python", *SHELLS} and before.strip() != SET_UP
-            found += [Block(document, mark[2], number + 1, [])] * runs
-        elif fence and line.strip() == fence:
-            fence = ""
-        elif runs and fence:
-            found[-1].lines.append(line)
-        before = line
-    return found
-
-
-def parts(document: Path) -> list[list[Block]]:
-    """What runs together: python blocks with no shell block between them share a namespace, a shell block is alone."""
-    grouped = groupby(enumerate(blocks(document)), lambda at: at[0] if at[1].language in SHELLS else "python")
-    return [[block for _, block in group] for _, group in grouped]
-
-
-PARTS = [part for document in DOCUMENTS for part in parts(document)]
-
-
-def place(part: list[Block]) -> str:
-    return f"{part[0].document.relative_to(ROOT).as_posix()}:{part[0].first}"
-
-
-def python_source(part: list[Block]) -> str:
-    """One program in which every line keeps its number in the document, so that a traceback points there."""
-    lines: list[str] = []
-    for block in part:
-        lines += [""] * (block.first - 1 - len(lines)) + block.lines
-    return "\n".join(lines) + "\n"
-
-
-def shell_source(block: Block) -> str:
-    """The lines of a `bash` block; of a `console` block those behind the prompt `$ `."""
-    shown = block.lines if block.language == "bash" else [line[2:] for line in block.lines if line.startswith("$ ")]
-    return "\n".join(shown) + "\n"
-
-
-def installed() -> bool:
-    try:
-        return bool(importlib.metadata.version("robustcl"))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
-@pytest.fixture(scope="session")
-def desks(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
-    """One folder per document, that of a reader: a `models` package of his own, and what earlier blocks wrote."""
-    folders = {document: tmp_path_factory.mktemp(document.stem) for document in DOCUMENTS}
-    for folder in folders.values():
-        (folder / "models").mkdir()
-        (folder / "models" / "__init__.py").write_text("raise SystemExit('this is the models of the reader')\n")
-    return folders
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return desk(tmp_path_factory.mktemp("readme"))
 
 
 @pytest.mark.parametrize("part", PARTS, ids=place)
-def test_block_runs(part: list[Block], desks: dict[Path, Path]) -> None:
-    block = part[0]
-    folder = desks[block.document]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    if not installed():
-        environment["PYTHONPATH"] = str(ROOT)
-        if block.language in SHELLS:
-            pytest.skip("robustcl is not installed, so there is no command to run")
-    if block.language in SHELLS:
-        command = ["bash", "-euo", "pipefail", "-c", shell_source(block)]
-    else:
-        code = f"exec(compile({python_source(part)!r}, {str(block.document)!r}, 'exec'))"
-        command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{place(part)} ends with {done.returncode}\n{done.stdout}{done.stderr}"
+def test_block_runs(part: list[Block], here: Path) -> None:
+    run(part, here)
 
 
-def test_readme_is_there_and_shows_both_languages() -> None:
-    assert README.exists(), "README.md is missing"
-    assert {block.language for block in blocks(README)} >= {"python"}, "README.md shows no python that runs"
+def test_readme_opens_with_a_figure_and_the_table_of_a_real_run(request: pytest.FixtureRequest) -> None:
+    text = README.read_text(encoding="utf-8")
+    opening, rest = text.split("\n## ", 1)
+    assert f"]({RECORDS.relative_to(ROOT).as_posix()}/clean-against-robust.png)" in opening
+    assert all(said in opening for said in ("300 test images", "95 % Wilson intervals", "one seed"))
+    table = (RECORDS / "table.md").read_text(encoding="utf-8").partition("\n\n")[0]
+    if table not in opening:
+        if request.config.getoption("--regenerate-golden"):
+            opening = TABLE.sub(lambda _: table + "\n", opening, count=1)
+            README.write_text(f"{opening}\n## {rest}", encoding="utf-8")
+        pytest.fail("the table is not that of its run folder; run again with --regenerate-golden, which rewrites it")
+
+
+def test_readme_shows_how_to_run_and_to_test_first() -> None:
+    text = README.read_text(encoding="utf-8")
+    first, second = re.findall(r"```bash\n(.+)\n```", text)[:2]
+    assert first.endswith("&& robustcl run quickstart")
+    assert second in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert {block.language for block in blocks(README)} >= {"python"}
 
 
 def test_blocks_are_found(tmp_path: Path) -> None:

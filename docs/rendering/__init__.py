@@ -1,0 +1,1 @@
+"""What Sphinx is told about our docstrings and lists: text in, text out, none of it needs Sphinx."""
