@@ -101,7 +101,7 @@ def hear(asked: Asked) -> Gate:
 def check(gate: Gate, say: Callable[[str], None] = lambda text: None) -> Check:
     """Judge block after block until the answer is certain; whatever stops it, finished batches and blocks stay."""
     case, store, watched = gate.case, gate.store, gate.watched
-    store.add_cells("evaluate", [])  # the folder is one of given classifiers from now on
+    store.add("evaluate", [])  # the folder is one of given classifiers from now on
     parts, kept = blocks(case.images, case.batch), list[pd.DataFrame]()
     missing = [stage.key for stage in case.stages if not store.has(stage)]
     clean = judge(case.given.model, case.images, replace(case.trial, judges={}))

@@ -16,7 +16,7 @@ import yaml
 
 from robustcl.bench.datasets.digits import Digits
 from robustcl.reports.baseline import Baseline, read_baseline, write_baseline
-from tests.test_readme import blocks, shell_source
+from tests.blocks import blocks, shell_source
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "ci-gate"
