@@ -199,7 +199,7 @@ def test_seeds_are_one_cell_each_and_share_what_they_can(tmp_path: Path, data: P
     assert found == wanted
     assert len({c["stage"] for c in made.cells}) == len(made.cells) == 12
     kinds = [stage.kind for stage in made.stages]
-    assert {kind: kinds.count(kind) for kind in kinds} == {"pretrain": 2, "finetune": 6, "evaluate": 12}
+    assert {kind: kinds.count(kind) for kind in kinds} == {"pretrain": 2, "finetune": 6, "evaluate": 12, "probe": 1}
     assert {c["encoder"] for c in made.cells} == {"random", "at"}
 
 

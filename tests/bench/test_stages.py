@@ -92,7 +92,7 @@ def test_a_target_is_finetuned_and_judged_on(tmp_path: Path) -> None:
     assert {cell["data"] for cell in cells} == {"digits -> four"}
     assert job(tmp_path).plan.stages[1].label == "finetune random SLF"
     kinds = {stage.kind for stage in job(tmp_path).plan.stages if stage.key in job(tmp_path).missing}
-    assert kinds == {"finetune", "evaluate"}, "pretraining is shared with the suite without a target"
+    assert kinds == {"finetune", "evaluate", "probe"}, "pretraining is shared with the suite without a target"
 
 
 def test_labels_from_a_file_reach_pretraining(tmp_path: Path) -> None:

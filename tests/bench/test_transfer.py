@@ -14,6 +14,7 @@ from robustcl.bench.runner import make, prepare
 from robustcl.bench.spec import read_suite
 from robustcl.bench.store import Store
 from robustcl.models.errors import UserError
+from robustcl.reports import drawing
 from robustcl.reports.report import report
 from robustcl.reports.verdicts import summary
 from tests.bench.tiny import TINY, Quiet, one_line, write_suite
@@ -69,15 +70,18 @@ def test_a_grid_over_a_transfer_keeps_each_data_set_apart(tmp_path: Path) -> Non
     ]
 
 
-def test_a_transfer_runs_to_a_matrix(tmp_path: Path) -> None:
+def test_a_transfer_runs_to_a_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        drawing, "drawings", lambda: ["clean-against-robust", "transfer-matrix"]
+    )  # the others take long
     job = prepare(written(tmp_path), runs=tmp_path / "runs")
     make(job, Quiet(), workers=1)
     made = report(tmp_path / "runs")
     matrix = (made.folder / "transfer.md").read_text()
     assert {path.name for path in made.paths} >= {"transfer.md", "transfer.csv"}
-    assert {path.name for path in made.paths if ".png" in path.name} == {
-        f"clean-against-robust-{pair}-linf-1_10.png" for pair in ("a", "b", "a-to-b", "b-to-a")
-    }
+    figures = {path.name for path in made.paths if path.suffix == ".png"}
+    scatter = {f"clean-against-robust-{pair}-linf-1_10.png" for pair in ("a", "b", "a-to-b", "b-to-a")}
+    assert figures == scatter | {f"transfer-matrix-{judge}.png" for judge in ("clean", "pgd-3", "apgd-ce")}
     lines = [line for line in matrix.splitlines() if line.startswith("| at")]
     assert [line.split("|")[2].strip() for line in lines][:2] == ["a", "b"]
     assert "SLF -> a" in matrix
