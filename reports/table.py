@@ -33,7 +33,7 @@ GROUPS = {
 }
 _GROUP = ["suite", "data", "norm", "eps"]
 _NUMBERS = ["n", "right", "accuracy", "low", "high", "seeds", "spread", "reliability", "why", "fingerprint", "passes"]
-_RANKED = ["group", "rank", "tied"]
+_RANKED = ["group", "rank", "last", "tied"]
 _PUBLISHED = ["source", "outside", "flags", "note"]
 _SHOWN = ["row", "scheme", "judge", "n", "findings"]
 _KEY = ["row", "scheme", "judge"]
@@ -175,7 +175,7 @@ def _table(
     reference = pd.DataFrame([{**group, "scheme": scheme, "judge": judge} for scheme in schemes for judge in judges])
     groups = _groups(cells, suite)
     cells = cells.assign(group=cells["row"].astype(str).map(groups))
-    ranked_cells = cells.astype(dict.fromkeys(_KEY, str)).merge(ranks[[*_KEY, "rank", "tied"]], on=_KEY, how="left")
+    ranked_cells = cells.astype(dict.fromkeys(_KEY, str)).merge(ranks[[*_KEY, *_RANKED[1:]]], on=_KEY, how="left")
     kinds = {"reference": reference, "measured": ranked_cells, "published": known, "seed": singles}
     tidy = {kind: _tidy(part.assign(kind=kind), seed_columns(cells)) for kind, part in kinds.items()}
     return Table(
@@ -229,7 +229,7 @@ def _tidy(cells: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
     """Cells with the columns of the CSV, and their types."""
     names = [*_GROUP, "row", "encoder", "kind", "scheme", "judge"]
     types: dict[str, Any] = {**dict.fromkeys(names, str), **dict.fromkeys(["tied", "outside"], "boolean")}
-    types |= dict.fromkeys(["n", "right", "seeds", "passes", "rank", *seeds], "Int64")
+    types |= dict.fromkeys(["n", "right", "seeds", "passes", "rank", "last", *seeds], "Int64")
     types |= dict.fromkeys(["accuracy", "low", "high", "spread"], "float64")
     made = cells.reindex(columns=[*names, *_NUMBERS, *seeds, *_RANKED, *_PUBLISHED])
     return made.astype(types).reset_index(drop=True)
