@@ -121,6 +121,14 @@ def test_flags_say_what_is_doubted(known: pd.DataFrame) -> None:
     assert advcl["flags"].str.contains("ext").all()
 
 
+def test_an_epoch_chosen_on_test_images_is_told_where_it_is_known(known: pd.DataFrame) -> None:
+    chosen = known[known["flags"].str.contains("oracle_test")]
+    assert "deacl:paper" in set(chosen["source"])
+    assert "advcl:T2" not in set(chosen["source"])  # its code and recipe were never released
+    leaked = known["source"].str.contains("STL10") & (known["profile"] == "autolora")
+    assert known.loc[leaked & (known["value"] != 37.92), "flags"].str.contains("oracle_test|placeholder").all()
+
+
 def test_sources_cite_what_is_in_the_bibliography() -> None:
     keys = set(re.findall(r"^@\w+\{(\w+),", REFERENCE.with_name("references.bib").read_text(encoding="utf-8"), re.M))
     told = sources()
