@@ -48,14 +48,14 @@ def ranked(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     """Which numbers of one table lead their column, as far as that is resolved: (row, scheme, judge) -> its place.
 
-    `best` is above every other row, `second` above all but the best; without a best, those that no row is above are
-    `tied`.
+    `best` is above every other row, `second` above all but the best, if there are any; without a best, those that no
+    row is above are `tied`.
     """
     places: dict[tuple[str, str, str], str] = {}
     for (scheme, judge), column in ranks.groupby(["scheme", "judge"], sort=False):
         of = {row: (rank, last) for row, rank, last in zip(*(column[n] for n in ("row", "rank", "last")), strict=True)}
         best = [row for row, found in of.items() if found == (1, 1)]
-        second = [row for row, found in of.items() if best and found == (2, 2)]
+        second = [row for row, found in of.items() if best and len(of) > 2 and found == (2, 2)]
         tied = [row for row, (rank, _) in of.items() if rank == 1 and not best]
         for place, rows in ((BEST, best), (SECOND, second), (TIED, tied)):
             places |= {(str(row), str(scheme), str(judge)): place for row in rows}

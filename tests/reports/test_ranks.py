@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from robustcl.reports.frame import frame
-from robustcl.reports.ranks import ranked, ranks
+from robustcl.reports.ranks import leaders, ranked, ranks
 from tests.reports.synthetic import JUDGES, answers, cell, records, write_run
 
 # Of 100 images, the first ones: nested, so that the better never loses an image.
@@ -54,6 +54,14 @@ def test_the_random_encoder_is_neither_ranked_nor_corrected_for(tmp_path: Path) 
     assert alone == {"less": (2, 2), "more": (1, 1)}
     among = column(ranks(run(tmp_path / "three", {"third": 63, **pair})), "autoattack")
     assert {rank for rank, _ in among.values()} == {1}
+
+
+def test_the_worse_of_two_is_no_second(tmp_path: Path) -> None:
+    places = leaders(ranks(run(tmp_path, {"random": 1, "weak": 20, "best": 90})))
+    assert {row: place for (row, _, judge), place in places.items() if judge == "pgd-20"} == {"best": "best"}
+    places = leaders(ranks(run(tmp_path / "three", {"weak": 20, "next": 60, "best": 90})))
+    assert places["next", "SLF", "pgd-20"] == "second"
+    assert ("weak", "SLF", "pgd-20") not in places
 
 
 def test_one_row_is_not_ranked(tmp_path: Path) -> None:
