@@ -1,10 +1,12 @@
 """The only owner of published numbers beside measured ones: which belong together, and what a table says of them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from robustcl.reports.frame import CORRUPTIONS
 from robustcl.reports.published import FLAGS, published, sources, split
 from robustcl.reports.recipes import Recipe, plain_scheme, recipes
 
@@ -16,7 +18,13 @@ _ATTACKS = {
     "pgd-20": "@20it step eps/4;",
     "autoattack": "@apgd-ce 100it, apgd-t 100it/9t, fab-t 100it/9t, square 5000q;",
 }
-_MEASURED = ["row", "data", "scheme", "judge", "norm", "eps", "fingerprint", "low", "high"]
+# The published CA is the mean over these 15 corruptions (Hendrycks and Dietterich, ICLR 2019) at all severities.
+_STANDARD = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+_CORRUPTED = {f"{name}-{severity}" for name in _STANDARD for severity in range(1, 6)}
+_MEASURED = ["row", "data", "scheme", "judge", "norm", "eps", "fingerprint", "judges", "low", "high"]
 
 
 def beside(cells: pd.DataFrame, suite: Mapping[str, Any]) -> pd.DataFrame:
@@ -31,7 +39,7 @@ def beside(cells: pd.DataFrame, suite: Mapping[str, Any]) -> pd.DataFrame:
     for cell in cells[_MEASURED].astype({"low": float, "high": float}).to_dict("records"):
         recipe = known.get((str(cell["row"]), str(cell["data"])))
         judge = str(cell["judge"]).partition(" [")[0]
-        if recipe and _same(judge, str(cell["fingerprint"])):
+        if recipe and _same(judge, str(cell["fingerprint"]), json.loads(str(cell["judges"]))):
             made += _rows(cell, judge, recipe)
     return pd.DataFrame(made, columns=[*COLUMNS, "architecture", "here"])
 
@@ -82,7 +90,10 @@ def _rows(cell: Mapping[Any, Any], judge: str, recipe: Recipe) -> list[dict[Any,
     return [row | place for row in found.to_dict("records")]
 
 
-def _same(judge: str, fingerprint: str) -> bool:
+def _same(judge: str, fingerprint: str, attacks: Mapping[str, Sequence[str]]) -> bool:
+    """Whether a judge is the one that published numbers stand for."""
+    if judge == CORRUPTIONS:
+        return set(attacks[judge]) == _CORRUPTED
     return not fingerprint or _ATTACKS.get(judge, "") in fingerprint
 
 

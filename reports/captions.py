@@ -51,7 +51,7 @@ def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
 def caption(cells: pd.DataFrame, singles: pd.DataFrame) -> list[str]:
     """What a number of the table means, part by part.
 
-    Suite, data, threat and images; intervals; what is told apart; seeds, attacks, protocol, reliability.
+    Suite, data, threat and images; intervals; the detectable difference; seeds, attacks, protocol, reliability.
     """
     first = cells.iloc[0]
     threat = f"{first['norm']} {first['eps']} ({first['radius']:.5g})"
@@ -61,7 +61,7 @@ def caption(cells: pd.DataFrame, singles: pd.DataFrame) -> list[str]:
     return [
         f"{first['suite']}: {first['data']}, {threat}, {_images(cells)}",
         "accuracy in percent with 95 % Wilson intervals over images",
-        f"rows are told apart, unpaired, from {least:.1f} points on",
+        f"detectable difference {least:.1f} points unpaired (80 % power), less on the same images",
         *([f"seeds: {seeds}"] if seeds else []),
         _attacks(cells),
         *([f"protocol: {protocol}"] if protocol else []),

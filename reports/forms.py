@@ -33,8 +33,8 @@ _LATEX = {
 class Form:
     """One form: `escape` makes text plain, `places` are what stands before and after a leading number.
 
-    `small` is what stands around an interval, `signs` are what the legend calls the places, and `most` is how many
-    columns of numbers a page takes.
+    `small` is what stands around an interval, `signs` are what the legend calls the places, `most` is how many columns
+    of numbers a page takes, and `rows` how many encoders below each other.
     """
 
     escape: Callable[[object], str]
@@ -42,6 +42,7 @@ class Form:
     signs: Mapping[str, str]
     small: Pair = ("", "")
     most: int = 9
+    rows: int = 10_000
 
     def cell(self, text: str, place: str = "") -> str:
         """A cell of `Table.text` in this form, its number set off by its place."""
@@ -81,6 +82,7 @@ LATEX = Form(
     signs=_NAMES,
     small=(r"{\scriptsize ", "}"),
     most=6,
+    rows=45,
 )
 HTML = Form(
     escape=_html,

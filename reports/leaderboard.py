@@ -9,12 +9,10 @@ import pandas as pd
 
 from robustcl.bench.findings import UNCHECKED
 from robustcl.reports.folder import RunFolder
-from robustcl.reports.ranks import ranks
 from robustcl.reports.style import NORMS
 from robustcl.reports.table import CHANCE, RANDOM, Table
 
 _PLACE = ("data", "norm", "eps", "scheme")
-Ranks = Mapping[tuple[str, ...], tuple[int, int]]
 _WORST = ("ok", UNCHECKED, "suspect", "unreliable")
 
 
@@ -22,8 +20,7 @@ _WORST = ("ok", UNCHECKED, "suspect", "unreliable")
 class Number:
     """A measured accuracy as it is shown, in percent: its 95 % interval over images, its spread over seeds, its ranks.
 
-    `ranks` are the best and the worst rank that the paired test leaves open: 1 + the rows resolved as better, and the
-    number of rows less those resolved as worse. None for what is not ranked.
+    `ranks` are the best and the worst rank that the paired test leaves open (see `ranks`). None for what is not ranked.
     """
 
     value: float
@@ -80,7 +77,6 @@ def leaderboard(run: RunFolder, tables: Iterable[Table]) -> list[Row]:
 
     What is not finished stands at the end of its block, behind it the random encoder. `tables` are those of `run`.
     """
-    ranked = _ranks(run.records)
     numbers = [part[part["kind"] == "measured"] for part in (table.numbers for table in tables)]
     measured = {_key(part): part for table in numbers for _, part in table.groupby([*_PLACE, "row"], sort=False)}
     cells: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -89,22 +85,13 @@ def leaderboard(run: RunFolder, tables: Iterable[Table]) -> list[Row]:
             key = (*(str(cell[name]) for name in _PLACE), str(cell["encoder"]))
             held = cells.setdefault(key, dict(cell))
             held["external"] = held.get("external", False) or _external(cell)
-    rows = [_row(cell, measured.get(key), ranked) for key, cell in cells.items()]
+    rows = [_row(cell, measured.get(key)) for key, cell in cells.items()]
     blocks = list(dict.fromkeys(key[:-1] for key in cells))
     order = sorted(zip(cells, rows, strict=True), key=lambda of: (blocks.index(of[0][:-1]), _place(of[1])))
     return [row for _, row in order]
 
 
-def _ranks(records: pd.DataFrame) -> Ranks:
-    """(data, norm, eps, scheme, judge, row) -> the best and the worst rank that the test leaves open."""
-    held = ranks(records)
-    column = [*_PLACE, "judge"]
-    worst = held.groupby(column)["row"].transform("size").astype("int64") - held["above"]
-    keys = zip(*(held[name].astype(str) for name in (*column, "row")), strict=True)
-    return {key: (int(rank), int(last)) for key, rank, last in zip(keys, held["rank"], worst, strict=True)}
-
-
-def _row(cell: Mapping[str, Any], measured: pd.DataFrame | None, ranked: Ranks) -> Row:
+def _row(cell: Mapping[str, Any], measured: pd.DataFrame | None) -> Row:
     row = Row(
         **{name: str(cell[name]) for name in ("encoder", "method", *_PLACE)},  # type: ignore[arg-type]
         external=bool(cell["external"]),
@@ -121,7 +108,7 @@ def _row(cell: Mapping[str, Any], measured: pd.DataFrame | None, ranked: Ranks) 
             high=100 * of["high"],
             spread=None if math.isnan(of["spread"]) else 100 * of["spread"],
             n=int(of["n"]),
-            ranks=ranked.get(tuple(str(of[name]) for name in (*_PLACE, "judge", "row"))),
+            ranks=None if pd.isna(of["rank"]) else (int(of["rank"]), int(of["last"])),
         )
     told = [str(text) for text in measured["reliability"]]
     return replace(

@@ -85,7 +85,8 @@ def html(made: Sequence[Table]) -> str:
 def sheets(made: Sequence[Table], form: Form) -> Iterator[Sheet]:
     """The tables as sheets: one of its own with its schemes side by side, or data sets side by side over schemes.
 
-    Schemes stand below each other where a page is too narrow for them. Only tables with the same judges are neighbours.
+    Schemes stand below each other where a page is too narrow for them, on as many pages as they take. Only tables with
+    the same judges are neighbours.
     """
     for judges in dict.fromkeys(tuple(one.judges) for one in made):
         alike = [one for one in made if tuple(one.judges) == judges]
@@ -94,7 +95,10 @@ def sheets(made: Sequence[Table], form: Form) -> Iterator[Sheet]:
             continue
         across = max(1, form.most // len(judges))
         for first in range(0, len(alike), across):
-            yield _below(alike[first : first + across], form)
+            some = alike[first : first + across]
+            schemes = max(1, form.rows // max(len(one.rows) for one in some))
+            for one in range(0, len(some[0].schemes), schemes):
+                yield _below(some, some[0].schemes[one : one + schemes], form)
 
 
 def _all(made: Sequence[Table], form: Form) -> Iterator[Sheet]:
@@ -119,12 +123,11 @@ def _beside(one: Table, form: Form) -> Sheet:
     return _sheet(pd.DataFrame(_texts(keys, form), index=index, columns=names), [one], form)
 
 
-def _below(some: Sequence[Table], form: Form) -> Sheet:
+def _below(some: Sequence[Table], schemes: Sequence[str], form: Form) -> Sheet:
     """Several data sets, or many schemes: a row per scheme and encoder, a column per data set and judge."""
     groups = {row: group for one in some for row, group in one.groups.items()}
-    lines = sorted(
-        dict.fromkeys(line for one in some for line in one.lines()), key=lambda line: some[0].schemes.index(line[0])
-    )
+    every = dict.fromkeys(line for one in some for line in one.lines())
+    lines = sorted((line for line in every if line[0] in schemes), key=lambda line: schemes.index(line[0]))
     columns = [(one, judge) for one in some for judge in one.judges]
     keys = [[(one, (row, scheme, judge)) for one, judge in columns] for scheme, row in lines]
     index = pd.MultiIndex.from_tuples([(scheme, groups.get(row, ""), row) for scheme, row in lines])

@@ -17,10 +17,11 @@ COLUMN = [*TABLE, "scheme", "judge"]
 def ranks(records: pd.DataFrame) -> pd.DataFrame:
     """The rank of every row (encoder) in every column of the tables of a `frame`: a column is a scheme and a judge.
 
-    Columns: suite, data, norm, eps, scheme, judge, row, `rank` (1 + the number of rows resolved as better, see
-    `pairs`: paired on the same images, Holm over all pairs of the column), `tied` (another row has the same rank) and
-    `above` (the number of rows that it is resolved above). The best row is beyond doubt only where it is above all
-    others. The random encoder is not ranked, nor is a column of one row, nor one that `ranked` tells why.
+    Columns: suite, data, norm, eps, scheme, judge, row, `rank` and `last`, the best and the worst rank that the test
+    leaves open (1 + the number of rows resolved as better, and the number of rows less those resolved as worse; see
+    `pairs`: paired on the same images, Holm over all pairs of the column), and `tied` (the two differ: some row is
+    resolved neither above nor below). The random encoder is not ranked, nor is a column of one row, nor one that
+    `ranked` tells why.
     """
     return ranked(records)[0]
 
@@ -38,25 +39,23 @@ def ranked(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             made.append(_rank(part, column["judge"]).assign(**column))
         except UserError as error:
             refused.append(column | {"why": str(error)})
-    names = [*COLUMN, "row", "rank", "tied", "above"]
+    names = [*COLUMN, "row", "rank", "last", "tied"]
     found = pd.concat(made, ignore_index=True)[names] if made else pd.DataFrame(columns=names)
-    types: dict[str, Any] = {**dict.fromkeys([*COLUMN, "row"], str), "rank": "int64", "tied": bool, "above": "int64"}
+    types: dict[str, Any] = {**dict.fromkeys([*COLUMN, "row"], str), "rank": "int64", "last": "int64", "tied": bool}
     return found.astype(types), pd.DataFrame(refused, columns=[*COLUMN, "why"])
 
 
 def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
     """Which numbers of one table lead their column, as far as that is resolved: (row, scheme, judge) -> its place.
 
-    `best` is above every other row, `second` above all but the best; without a best, those that no row is above are
-    `tied`.
+    `best` is above every other row, `second` above all but the best, if there are any; without a best, those that no
+    row is above are `tied`.
     """
     places: dict[tuple[str, str, str], str] = {}
     for (scheme, judge), column in ranks.groupby(["scheme", "judge"], sort=False):
-        of = {
-            row: (rank, above) for row, rank, above in zip(*(column[n] for n in ("row", "rank", "above")), strict=True)
-        }
-        best = [row for row, found in of.items() if found == (1, len(of) - 1)]
-        second = [row for row, found in of.items() if best and found == (2, len(of) - 2)]
+        of = {row: (rank, last) for row, rank, last in zip(*(column[n] for n in ("row", "rank", "last")), strict=True)}
+        best = [row for row, found in of.items() if found == (1, 1)]
+        second = [row for row, found in of.items() if best and len(of) > 2 and found == (2, 2)]
         tied = [row for row, (rank, _) in of.items() if rank == 1 and not best]
         for place, rows in ((BEST, best), (SECOND, second), (TIED, tied)):
             places |= {(str(row), str(scheme), str(judge)): place for row in rows}
@@ -71,11 +70,5 @@ def _rank(part: pd.DataFrame, judge: str) -> pd.DataFrame:
     resolved = found[found["resolved"]]
     below, above = (resolved[side].value_counts() for side in ("worse", "better"))
     rank = [1 + int(below.get(row, 0)) for row in rows]
-    return pd.DataFrame(
-        {
-            "row": rows,
-            "rank": rank,
-            "tied": [rank.count(one) > 1 for one in rank],
-            "above": [int(above.get(row, 0)) for row in rows],
-        }
-    )
+    last = [len(rows) - int(above.get(row, 0)) for row in rows]
+    return pd.DataFrame({"row": rows, "rank": rank, "last": last}).assign(tied=lambda of: of["rank"] != of["last"])

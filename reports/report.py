@@ -39,7 +39,7 @@ def report(runs: str | Path, folder: str | Path | None = None, site: str | Path 
     places = [Path(folder) if folder is not None else run.root / "report"]
     places += [Path(site)] if site is not None and Path(site).resolve() != places[0].resolve() else []
     with placed(places) as hidden:
-        made = writers.save(records, hidden, run.suite)
+        made = writers.save(run.tables, hidden)
         made += [path for part in (matrix, corruptions) for path in part.save(records, hidden)]
         made += drawing.save(run, hidden)
         made += page.save(run, hidden, made)

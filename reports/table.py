@@ -33,7 +33,7 @@ GROUPS = {
 }
 _GROUP = ["suite", "data", "norm", "eps"]
 _NUMBERS = ["n", "right", "accuracy", "low", "high", "seeds", "spread", "reliability", "why", "fingerprint", "passes"]
-_RANKED = ["group", "rank", "tied"]
+_RANKED = ["group", "rank", "last", "tied"]
 _PUBLISHED = ["source", "outside", "flags", "note"]
 _SHOWN = ["row", "scheme", "judge", "n", "findings"]
 _KEY = ["row", "scheme", "judge"]
@@ -161,21 +161,31 @@ def _apart(*parts: pd.DataFrame) -> Sequence[pd.DataFrame]:
     return split
 
 
+def _renamed(ranks: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """The ranks with the judges as `_apart` names them in these cells."""
+    names = cells[_KEY].astype(str).assign(name=lambda of: of["judge"])
+    found = ranks.merge(names.assign(judge=names["judge"].str.partition(" [")[0]), on=_KEY)
+    return found.assign(judge=found["name"])
+
+
 def _table(
     cells: pd.DataFrame, singles: pd.DataFrame, ranks: pd.DataFrame, refused: pd.DataFrame, suite: Mapping[str, Any]
 ) -> Table:
     """The table of measured cells that share data set and threat."""
+    ranks = _renamed(ranks, cells)
     rows = in_order(cells)
     schemes = [str(name) for name in cells["scheme"].cat.categories]
     judges = [str(name) for name in cells["judge"].cat.categories]
     marks, notes = _marks(cells)
     group: dict[str, Any] = {name: str(cells[name].iloc[0]) for name in _GROUP}
     known = beside(cells, suite).assign(encoder=lambda found: found["row"], **group)
+    groups = _groups(cells, suite)
+    order = list(dict.fromkeys(groups.get(row, "") for row in rows))
+    rows.sort(key=lambda row: order.index(groups.get(row, "")))  # stable: methods of a kind stand together
     group |= {"row": REFERENCE, "encoder": CHANCE, "accuracy": 1 / int(cells["classes"].iloc[0])}
     reference = pd.DataFrame([{**group, "scheme": scheme, "judge": judge} for scheme in schemes for judge in judges])
-    groups = _groups(cells, suite)
     cells = cells.assign(group=cells["row"].astype(str).map(groups))
-    ranked_cells = cells.astype(dict.fromkeys(_KEY, str)).merge(ranks[[*_KEY, "rank", "tied"]], on=_KEY, how="left")
+    ranked_cells = cells.astype(dict.fromkeys(_KEY, str)).merge(ranks[[*_KEY, *_RANKED[1:]]], on=_KEY, how="left")
     kinds = {"reference": reference, "measured": ranked_cells, "published": known, "seed": singles}
     tidy = {kind: _tidy(part.assign(kind=kind), seed_columns(cells)) for kind, part in kinds.items()}
     return Table(
@@ -229,7 +239,7 @@ def _tidy(cells: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
     """Cells with the columns of the CSV, and their types."""
     names = [*_GROUP, "row", "encoder", "kind", "scheme", "judge"]
     types: dict[str, Any] = {**dict.fromkeys(names, str), **dict.fromkeys(["tied", "outside"], "boolean")}
-    types |= dict.fromkeys(["n", "right", "seeds", "passes", "rank", *seeds], "Int64")
+    types |= dict.fromkeys(["n", "right", "seeds", "passes", "rank", "last", *seeds], "Int64")
     types |= dict.fromkeys(["accuracy", "low", "high", "spread"], "float64")
     made = cells.reindex(columns=[*names, *_NUMBERS, *seeds, *_RANKED, *_PUBLISHED])
     return made.astype(types).reset_index(drop=True)

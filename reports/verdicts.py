@@ -11,6 +11,8 @@ from robustcl.reports.frame import CLEAN, CORRUPTIONS, RECORDS, Judges
 from robustcl.reports.statistics import interval
 from robustcl.reports.trust import against, verdict, why
 
+_JUDGED = ["image", "judge", "right", "passes"]
+
 
 def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dict[str, pd.Series]:
     """What every judge says about the images of one cell: judge -> bool per image, indexed by image; `clean` first.
@@ -120,9 +122,11 @@ def _split(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, 
     columns = cell_columns(records)
     number = records.groupby(columns, observed=True, sort=False, dropna=False).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
-    for positions in np.split(order, np.cumsum(np.bincount(number))[:-1]):
-        rows = records.iloc[positions]
-        first = rows[columns].iloc[[0]]
+    held = records[_JUDGED].iloc[order]
+    ends = np.cumsum(np.bincount(number))
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        rows = held.iloc[start:end]
+        first = records.iloc[order[start : start + 1]][columns]
         names = [str(first[name].iloc[0]) for name in ("encoder", "scheme", "norm", "eps") if name in columns]
         judges = json.loads(str(first["judges"].iloc[0]))
         yield first, rows, judged(rows, judges, where=f"records of {' '.join(names)}")

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from robustcl.bench.corruptions import STANDARD
 from robustcl.bench.spec import read_suite
 from robustcl.bench.suite import resolved
 from robustcl.models.errors import UserError
@@ -16,7 +17,7 @@ from robustcl.reports.frame import frame
 from robustcl.reports.published import DOUBTED, REFERENCE, TOLD, published, reference, sources, split
 from robustcl.reports.recipes import Recipe, recipes
 from robustcl.reports.table import Table, tables
-from tests.reports.synthetic import answers, cell, write_run
+from tests.reports.synthetic import answers, cell, records, write_run
 
 RA = "RA (PGD-20)"
 BOARD = [f"robustssl:{pair}-{scheme}" for pair in ("C10-C10", "C100-C100") for scheme in ("SLF", "ALF", "AFF")]
@@ -119,6 +120,14 @@ def test_flags_say_what_is_doubted(known: pd.DataFrame) -> None:
     assert known.loc[known["source"].str.startswith("gh:"), "flags"].str.contains("user report").all()
     advcl = known[(known["published"] == "AdvCL") & known["source"].str.startswith(("advcl:T1", "robustssl:C"))]
     assert advcl["flags"].str.contains("ext").all()
+
+
+def test_an_epoch_chosen_on_test_images_is_told_where_it_is_known(known: pd.DataFrame) -> None:
+    chosen = known[known["flags"].str.contains("oracle_test")]
+    assert "deacl:paper" in set(chosen["source"])
+    assert "advcl:T2" not in set(chosen["source"])  # its code and recipe were never released
+    leaked = known["source"].str.contains("STL10") & (known["profile"] == "autolora")
+    assert known.loc[leaked & (known["value"] != 37.92), "flags"].str.contains("oracle_test|placeholder").all()
 
 
 def test_sources_cite_what_is_in_the_bibliography() -> None:
@@ -281,6 +290,19 @@ def test_what_is_not_the_same_has_none(tmp_path: Path, change: dict[str, Any]) -
     table = measured(tmp_path, **change)
     shown = table.published[(table.published["row"] != "at") & (table.published["judge"] != "clean")]
     assert shown.empty
+
+
+@pytest.mark.parametrize(("names", "found"), [(STANDARD, [0.7314]), (STANDARD[:4], [])], ids=["all", "some"])
+def test_corruptions_are_compared_where_they_are_all_of_them(
+    tmp_path: Path, names: tuple[str, ...], found: list[float]
+) -> None:
+    judges = {"corruptions": [f"{name}-{level}" for name in names for level in range(1, 6)]}
+    rows = [(image, "clean", "clean", True) for image in range(4)]
+    rows += [(image, "corruptions", attack, image > 0) for image in range(4) for attack in judges["corruptions"]]
+    one = cell("advcl", "SLF", data="cifar10", eps="8/255", judges=judges)
+    (table,) = tables(frame(write_run(tmp_path / "runs", [(one, records(rows))])), suite_of())
+    shown = table.published
+    assert shown.loc[shown["judge"] == "corruptions", "accuracy"].tolist() == pytest.approx(found)
 
 
 def test_a_selection_in_brackets_is_the_same_scheme(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from robustcl.pretraining.method import every
 from robustcl.reports import paper, writers
 from robustcl.reports.frame import frame, suite_of
 from robustcl.reports.table import GIVEN, GROUPS, REFERENCE, Table, heading, percent, tables
-from tests.reports.synthetic import CURVES, JUDGES, answers, cell, write_run
+from tests.reports.synthetic import JUDGES, answers, cell, write_run
 
 TEN = answers(10, 8, {"pgd-20": 5, "autoattack": 4}, JUDGES)
 
@@ -98,7 +98,7 @@ def test_what_is_not_finished_shows_as_a_dash(tmp_path: Path) -> None:
 
 def test_nothing_finished_is_no_table(tmp_path: Path) -> None:
     assert made(tmp_path, (cell("advcl", "SLF"), None)) == []
-    assert writers.save(frame(tmp_path / "runs"), tmp_path / "out") == []
+    assert writers.save([], tmp_path / "out") == []
     assert not (tmp_path / "out").exists()
 
 
@@ -122,7 +122,8 @@ def test_caption_says_what_a_number_means(tmp_path: Path) -> None:
     (table,) = made(tmp_path, (cell("advcl", "SLF", eps="8/255"), TEN))
     assert table.caption == (
         "quickstart: digits, linf 8/255 (0.031373), n = 10 images; accuracy in percent with 95 % Wilson intervals over "
-        "images; rows are told apart, unpaired, from 55.5 points on; seeds: pretrain 0, finetune 0, judge 0, one each; "
+        "images; detectable difference 55.5 points unpaired (80 % power), less on the same images; "
+        "seeds: pretrain 0, finetune 0, judge 0, one each; "
         "RA (PGD-20): pgd-20; AA: apgd-ce, apgd-t, fab-t, square; protocol: last epoch, float32 judge; "
         "reliability: unchecked."
     )
@@ -174,7 +175,7 @@ def test_markdown_reads_back_as_the_numbers(quickstart: Path, tmp_path: Path) ->
         "encoder",
         *(f"{scheme} {heading(judge)}" for scheme in ("SLF", "AFF") for judge in judges),
     ]
-    assert [row[1] for row in rows] == [REFERENCE, *CURVES]
+    assert [row[1] for row in rows] == tables(frame(quickstart))[0].rows
     read = {(row[1], column): text for row in rows for column, text in zip(head[2:], row[2:], strict=True)}
     assert len(read) == len(numbers) == 6 * 6
     for one in numbers.to_dict("records"):
@@ -331,6 +332,20 @@ def test_a_column_that_cannot_be_ranked_says_why(tmp_path: Path) -> None:
     assert table.notes == ["Not ranked: SLF SA, SLF RA (PGD-20), SLF AA: encoders judged on different images."]
 
 
+def test_a_scheme_with_an_attack_of_its_own_is_ranked_for_itself(tmp_path: Path) -> None:
+    cells = []
+    for scheme, steps in (("SLF", 20), ("AFF", 40)):
+        prints = {"pgd-20": f"pgd-20@{steps}it; seed 0; sha:{steps}"}
+        for name, robust in (("weak", 20), ("best", 90)):
+            rows = answers(100, 95, {"pgd-20": robust, "autoattack": robust}, JUDGES)
+            cells.append((cell(name, scheme, fingerprints=prints), rows))
+    (table,) = made(tmp_path, *cells)
+    assert table.places["best", "SLF", "pgd-20 [1]"] == table.places["best", "AFF", "pgd-20 [2]"] == "best"
+    assert set(table.places) <= set(table.text())
+    numbers = table.numbers.set_index(["row", "scheme", "judge"])["rank"]
+    assert numbers["weak", "AFF", "pgd-20 [2]"] == 2
+
+
 def test_methods_stand_in_groups() -> None:
     assert {case for case in every() if "/" not in case} <= set(GROUPS)
 
@@ -359,6 +374,19 @@ def columns_of(tex: str) -> set[int]:
             spans = [int(span) - 1 for span in re.findall(r"\\multicolumn\{(\d+)\}", line)]
             odd.add(len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans) - len(head))
     return odd
+
+
+def test_methods_of_a_kind_stand_together_whatever_the_order_of_the_suite(tmp_path: Path) -> None:
+    names = {"a": "rocl", "b": "supervised", "random": "random", "c": "acl", "d": "supervised"}
+    (table,) = made(tmp_path, *((cell(name, "SLF", method=method), TEN) for name, method in names.items()))
+    assert table.rows[1:] == ["random", "a", "c", "b", "d"]
+    assert paper.latex([table]).count(r"\textsc{supervised}") == 1
+
+
+def test_schemes_that_fill_a_page_of_latex_begin_a_new_one(tmp_path: Path) -> None:
+    cells = [(cell(f"e{n}", scheme), TEN) for scheme in ("SLF", "ALF", "AFF", "SFF") for n in range(22)]
+    text = paper.latex(made(tmp_path, *cells))
+    assert [len(re.findall(r"^e\d+ &", page, re.M)) for page in text.split(r"\end{table}")] == [22, 22, 22, 22, 0]
 
 
 def test_data_sets_stand_side_by_side_below_their_threats(tmp_path: Path) -> None:
@@ -420,7 +448,7 @@ def test_a_notebook_gets_a_styler_of_the_long_frame(quickstart: Path) -> None:
     style = paper.table(frame(quickstart))
     assert isinstance(style, Styler)
     assert "<i>" in style.to_html()
-    assert "Rows are told apart" in style.to_html()
+    assert "Detectable difference" in style.to_html()
 
 
 def test_an_unwritable_folder_is_one_line(quickstart: Path, tmp_path: Path) -> None:
