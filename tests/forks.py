@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
+from unittest import mock
 
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -53,7 +54,7 @@ def serve(address: str) -> None:
     from robustcl.reports import drawing, report
 
     assert all((sklearn.datasets, torch._dynamo, guard, sequential, runner, report))
-    drawing.save = lambda run, folder: []  # most of the time of `evaluate`, and tested elsewhere
+    mock.patch.object(drawing, "save", lambda *_: []).start()  # most of the time of `evaluate`, and tested elsewhere
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()
@@ -63,7 +64,8 @@ def serve(address: str) -> None:
             message, files, *_ = socket.recv_fds(caller, 1 << 20, 3)
             child = os.fork()
             if not child:
-                _end(*json.loads(message), files)
+                words, folder, environment = json.loads(message)
+                _end(words, folder, environment, files)
             for file in files:
                 os.close(file)
             caller.send(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
