@@ -54,7 +54,7 @@ def serve(address: str) -> None:
     from robustcl.reports import drawing, report
 
     assert all((sklearn.datasets, torch._dynamo, guard, sequential, runner, report))
-    mock.patch.object(drawing, "save", lambda *_: []).start()  # most of the time of `evaluate`, and tested elsewhere
+    mock.patch.object(drawing, "save", return_value=[]).start()  # most of the time of `evaluate`, and tested elsewhere
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
         listener.listen()

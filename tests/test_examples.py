@@ -153,4 +153,25 @@ def test_text_in_an_input_is_never_run(desk: Path) -> None:
     assert done.returncode == 2
     assert outputs["outcome"] == "error"
     assert not (desk / "repository" / "hacked").exists()
-    assert check(desk, **SMALL, UNDECIDED="maybe")[0].returncode == 2
+    for wrong in (
+        {"UNDECIDED": "maybe"},
+        {"SEQUENTIAL": "yes"},
+        {"JUNIT": "a\noutcome=ok"},
+        {"JUNIT": "a\routcome=ok"},
+    ):
+        done, outputs, _ = check(desk, **{**SMALL, **wrong})
+        assert done.returncode == 2
+        assert done.stdout.startswith("::error::")
+        assert not outputs
+
+
+def test_packages_may_stand_on_several_lines_and_are_never_run(desk: Path) -> None:
+    fake = desk / "pip" / "python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    (script,) = (step["run"] for step in STEPS if "INSTALL" in step.get("env", {}))
+    path = f"{fake.parent}{os.pathsep}{os.environ['PATH']}"
+    done = bash(desk, script, {"PATH": path, "INSTALL": "robustcl $(touch hacked)\n  pytest\n"})
+    assert done.stdout.split() == ["-m", "pip", "install", "--", "robustcl", "$(touch", "hacked)", "pytest"]
+    assert not (desk / "repository" / "hacked").exists()
