@@ -173,6 +173,8 @@ def write_baseline(path: str | Path, baseline: Baseline) -> None:
 
 def read_baseline(path: str | Path) -> Baseline:
     """The baseline in a file. Errors: `UserError` where it is missing, damaged, or no baseline."""
+    if Path(path).is_dir():
+        raise UserError(f"{path}: a folder, expected the file of a baseline")
     if not Path(path).is_file():
         raise UserError(
             f"{path}: no such file, expected a baseline; 'robustcl bless RUNS --baseline {path}' writes one"

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from robustcl.bench.findings import UNCHECKED, VERDICTS
 from robustcl.models.errors import UserError
@@ -26,7 +27,7 @@ class Compared:
     `low` is the one-sided lower bound of the drop, which holds for all rows of the check at once, `high` the upper one,
     which holds for each. `lost` are the images (positions in the split) that were right and are wrong now, `won` the
     others that changed. `needed` is the number of images that could tell (infinite where none could, NaN where the row
-    is decided), `why` what keeps a row from being ok beside its numbers.
+    is decided, or a sequential check ended before), `why` what keeps a row from being ok beside its numbers.
     """
 
     name: str
@@ -103,7 +104,7 @@ def compare(name: str, before: Row, now: Row, *, margin: float, level: float, ro
     outcome: Outcome = "regression" if low > margin else "ok" if high <= margin else "undecided"
     why, needed = "", float("nan")
     if outcome == "undecided":
-        needed = _needed(drop - margin, sum(flips) / max(n, 1), n, margin, level if drop < margin else level / rows)
+        needed = _needed(*flips, n, margin, level if drop < margin else level / rows)
     if outcome == "ok" and now.reliability == "unreliable":
         outcome, why = "undecided", "the number now is unreliable"
     return Compared(
@@ -121,21 +122,32 @@ def compare(name: str, before: Row, now: Row, *, margin: float, level: float, ro
     )
 
 
-def _needed(beyond: float, disagree: float, n: int, margin: float, level: float) -> float:
-    """The number of images that could tell, should the drop and the disagreement be what they are on these n.
+def _needed(lost: int, won: int, n: int, margin: float, level: float) -> float:
+    """The number of images that could tell in 80 of 100 cases, should both flips be as frequent as on these n.
 
-    At least as many as tell that no image of n lost is no loss beyond the margin.
+    The formula of the sample size is too small where few images flip; from there on, until the bound decides on the
+    outcome that is one in five. Infinite where the drop is the margin.
     """
-    least = n + 1.0
-    if beyond <= 0:  # ok is to be told
-        least = max(least, np.ceil(np.log(level) / np.log1p(-margin)) if margin else np.inf)
-    return max(least, images_for(abs(beyond), disagree, 2 * level))
+    p, q, beyond = lost / max(n, 1), won / max(n, 1), (lost - won) / max(n, 1) - margin
+    least = np.ceil(np.log(level) / np.log1p(-margin)) if margin and beyond < 0 else 0.0  # without a flip
+    found = max(n + 1.0, least, images_for(abs(beyond), p + q, 2 * level))
+    while np.isfinite(found):
+        unlucky = float(ndtri(0.8)) * np.sqrt(found * (p + q - (p - q) ** 2))
+        worse = found * p + (unlucky if beyond < 0 else -unlucky)
+        low, high = difference(max(worse, 0), found * q, found, 1 - level)
+        if (high <= margin) if beyond < 0 else (low > margin):
+            break
+        found *= 1.02
+    return found
 
 
 def ranges(margin: float, level: float) -> None:
     """Errors: `UserError` for a margin or a level that is none."""
     if not 0 <= margin < 1:
-        raise UserError(f"margin: {100 * margin:g} points, expected 0 or more and less than 100")
+        raise UserError(
+            f"margin: {100 * margin:g} points, expected 0 or more and less than 100; in Python it is a share, such as "
+            "0.03 for 3 points"
+        )
     if not 0 < level < 0.5:
         raise UserError(f"level: {level:g}, expected more than 0 and less than 0.5, such as 0.05")
 

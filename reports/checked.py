@@ -91,6 +91,8 @@ def verdict(row: Compared) -> str:
         return f"{word}: {row.why}"
     if row.outcome != "undecided":
         return word
+    if np.isnan(row.needed):
+        return f"{word}: open when the check ended"
     if not np.isfinite(row.needed) or row.needed >= 1e7:
         return f"{word}: the drop is about the margin"
     return f"{word}: takes {_round_up(row.needed):,} images"

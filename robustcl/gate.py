@@ -52,6 +52,9 @@ def check(
     from robustcl.reports.frame import frame
     from robustcl.reports.junit import junit as xml
 
+    files = [path.resolve() for path in (baseline, junit, markdown) if path]
+    if len(set(files)) < len(files):
+        raise UserError("check: one file for two of --baseline, --junit and --markdown, expected another for each")
     for path in (junit, markdown):
         _write(path, "")  # no file of an earlier check stays where this one ends before it is through
     held = read_baseline(baseline)
@@ -68,7 +71,11 @@ def check(
     if sequential:
         found = _sequential(target, baseline, margin / 100, level, chosen)
     elif chosen:
-        raise UserError(f"check: {', '.join(chosen)} given, expected --sequential with them")
+        options = {"encoders": "encoder", "schemes": "scheme", "judges": "judge", "overrides": "set"}
+        told = ", ".join(f"--{options.get(name, name)}" for name in chosen)
+        raise UserError(f"check: {told} given, expected --sequential beside it")
+    elif not Path(target).is_dir():
+        raise UserError(f"{target}: no such folder, expected a run folder, or a classifier and --sequential")
     else:
         found = compare(frame(target), held, margin / 100, level)
     _write(junit, xml(found, held))

@@ -64,15 +64,9 @@ class Guard:
         (default; nobody takes it for passed), "fail" or "pass" with a warning; each with the number of images that
         could. With `--robustcl-bless` the rows are written instead, and the test is skipped.
         """
-        held = Threat(threat) if isinstance(threat, str) else threat
-        settings: dict[str, Any] = {
-            "threat": held,
-            "attacks": attacks,
-            "seed": seed,
-            "batch_size": batch_size,
-            "index": index,
-        }
+        settings: dict[str, Any] = {"attacks": attacks, "seed": seed, "batch_size": batch_size, "index": index}
         try:
+            settings["threat"] = Threat(threat) if isinstance(threat, str) else threat
             path, after = self._ready(undecided)
             rows = rows_of_evaluation(evaluate(model, images, labels, **settings), images, labels, name or self.name)
             before = Baseline(rows=rows) if self.bless else _rows(path, rows[0].encoder)

@@ -128,6 +128,9 @@ def test_unfinished_cells_are_told_and_nothing_is_no_baseline(call: Call) -> Non
         (("runs", "--baseline", "x.parquet", "--level", "0"), "level: 0, expected"),
         (("runs", "--baseline", "x.parquet", "--junit", "runs"), "runs: cannot be written (Is a directory)"),
         (("runs",), "Missing option '--baseline'"),
+        (("runs", "--baseline", "runs"), "runs: a folder, expected the file of a baseline"),
+        (("runs", "--baseline", "x.parquet", "--encoder", "a"), "check: --encoder given, expected --sequential"),
+        (("net.py:model", "--baseline", "x.parquet"), "expected a run folder, or a classifier and --sequential"),
         (("other", "--baseline", "x.parquet"), "check: a SLF RA (PGD-20): the baseline's is of linf 1/10 and the"),
     ],
 )
@@ -145,3 +148,12 @@ def test_files_of_an_earlier_check_do_not_stay_where_one_fails(call: Call) -> No
     assert Path("s.md").read_text()
     assert call("check", "nowhere", "--baseline", "x.parquet", "--junit", "j.xml", "--markdown", "s.md").code == 2
     assert Path("j.xml").read_text() == Path("s.md").read_text() == ""
+
+
+def test_a_summary_never_takes_the_place_of_the_baseline(call: Call) -> None:
+    call("bless", run("runs", {"a": 200}), "--baseline", "x.parquet")
+    for words in (("--junit", "runs/../x.parquet"), ("--junit", "o.xml", "--markdown", "o.xml")):
+        told = call("check", "runs", "--baseline", "x.parquet", *words)
+        assert told.code == 2
+        assert told.line.startswith("robustcl: check: one file for two of --baseline, --junit and --markdown")
+    assert call("check", "runs", "--baseline", "x.parquet").code == 0

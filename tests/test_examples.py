@@ -4,8 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import yaml
 from robustcl.bench.datasets.digits import Digits
 from robustcl.reports.baseline import Baseline, read_baseline, write_baseline
 from tests.blocks import blocks, shell_source
+from tests.forks import commands
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "ci-gate"
@@ -25,23 +25,21 @@ STEPS: list[dict[str, Any]] = ACTION["runs"]["steps"]
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the example, and a `robustcl` of this checkout on the path."""
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A copy of the example, and commands of this checkout on the path."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copytree(EXAMPLE, folder / "repository")
-    command = folder / "bin" / "robustcl"
-    command.parent.mkdir()
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m robustcl "$@"\n')
-    command.chmod(0o755)
-    return folder
+    (folder / "bin").mkdir()
+    with commands(folder / "bin", ROOT):
+        yield folder
 
 
 def bash(desk: Path, script: str, settings: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """A script as GitHub's runner runs it, in the copy of the example."""
-    path = f"{desk / 'bin'}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = f"{desk / 'bin'}{os.pathsep}{os.environ['PATH']}"
     # The plugin comes from the checkout here, and from its entry point where robustcl is installed.
     plugin = "-p no:robustcl -p robustcl.testing -p no:cacheprovider"
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": plugin, **(settings or {})}
+    environment = os.environ | {"PATH": path, "PYTEST_ADDOPTS": plugin, **(settings or {})}
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", script]
     folder = desk / "repository"
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -155,4 +153,25 @@ def test_text_in_an_input_is_never_run(desk: Path) -> None:
     assert done.returncode == 2
     assert outputs["outcome"] == "error"
     assert not (desk / "repository" / "hacked").exists()
-    assert check(desk, **SMALL, UNDECIDED="maybe")[0].returncode == 2
+    for wrong in (
+        {"UNDECIDED": "maybe"},
+        {"SEQUENTIAL": "yes"},
+        {"JUNIT": "a\noutcome=ok"},
+        {"JUNIT": "a\routcome=ok"},
+    ):
+        done, outputs, _ = check(desk, **{**SMALL, **wrong})
+        assert done.returncode == 2
+        assert done.stdout.startswith("::error::")
+        assert not outputs
+
+
+def test_packages_may_stand_on_several_lines_and_are_never_run(desk: Path) -> None:
+    fake = desk / "pip" / "python"
+    fake.parent.mkdir()
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    (script,) = (step["run"] for step in STEPS if "INSTALL" in step.get("env", {}))
+    path = f"{fake.parent}{os.pathsep}{os.environ['PATH']}"
+    done = bash(desk, script, {"PATH": path, "INSTALL": "robustcl $(touch hacked)\n  pytest\n"})
+    assert done.stdout.split() == ["-m", "pip", "install", "--", "robustcl", "$(touch", "hacked)", "pytest"]
+    assert not (desk / "repository" / "hacked").exists()

@@ -180,7 +180,7 @@ def test_answers_that_are_no_numbers_end_with_their_code(call: Call) -> None:
     ("words", "says"),
     [
         (["net.py:model", "--baseline", "none.parquet", "--sequential"], "none.parquet: no such file"),
-        (["runs", "--baseline", "base.parquet", "--data", "digits"], "data given, expected --sequential"),
+        (["runs", "--baseline", "base.parquet", "--data", "digits"], "--data given, expected --sequential"),
         (["net.py:model", *SEQUENTIAL, "--data", "npz:other.npz"], "are not the 360 of the baseline"),
         (["net.py:gone", *SEQUENTIAL], "net.py: no function 'gone'"),
         (["net.py:model", *SEQUENTIAL, "--encoder", "nett"], "did you mean 'net'"),

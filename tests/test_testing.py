@@ -111,6 +111,10 @@ def test_mistakes_are_a_line(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nrobustcl_undecided = skipp")
     told = run(pytester)
     told.stdout.fnmatch_lines(["robust_accuracy: *'skipp'*did you mean 'skip'*"])
+    pytester.makeini("[pytest]")
+    pytester.makepyfile(test_gate=(pytester.path / "test_gate.py").read_text().replace('"1/20"', '"far"'))
+    told = pytester.runpytest_inprocess("-p", "no:robustcl", "-p", "robustcl.testing")
+    told.stdout.fnmatch_lines(["robust_accuracy: Threat.eps: *'far'*"])
 
 
 def test_a_baseline_of_another_attack_is_refused(pytester: pytest.Pytester) -> None:

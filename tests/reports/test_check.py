@@ -16,7 +16,7 @@ from robustcl.reports.baseline import Baseline, Row, chosen, read_baseline, rows
 from robustcl.reports.check import check, check_rows, compare
 from robustcl.reports.frame import frame
 from robustcl.reports.junit import junit
-from robustcl.reports.statistics import images_for
+from robustcl.reports.statistics import difference, images_for
 from tests.reports.synthetic import JUDGES, answers, cell, found, told, write_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,14 +137,32 @@ def test_few_images_are_never_ok() -> None:
         assert (done.needed == 299) == (outcome == "undecided")
 
 
-def test_what_could_tell_is_the_formula_of_the_difference_from_the_margin() -> None:
+@pytest.mark.parametrize(
+    ("n", "lost", "won", "margin", "rows"),
+    [(100, 1, 0, 0.03, 1), (300, 3, 3, 0.01, 3), (300, 6, 13, 0.0, 1), (300, 20, 2, 0.03, 20), (1000, 30, 25, 0.01, 5)],
+)
+def test_so_many_images_could_tell_in_80_of_100_cases(n: int, lost: int, won: int, margin: float, rows: int) -> None:
+    before, now = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+    before[:lost], now[n - won :] = True, True
+    done = compare("a", row(before), row(now), margin=margin, level=0.05, rows=rows)
+    assert done.outcome == "undecided"
+    again = int(np.ceil(done.needed))
+    chances = [lost / n, won / n, 1 - (lost + won) / n]
+    b, c, _ = np.random.default_rng(n).multinomial(again, chances, 5000).T
+    low, high = difference(b, c, again, 1 - 0.05 / rows)[0], difference(b, c, again, 0.95)[1]
+    told = high <= margin if done.drop < margin else low > margin
+    assert 0.77 < told.mean() < 0.92
+    assert checked.verdict(done).startswith("CANNOT TELL: takes ")
+
+
+def test_what_could_tell_is_near_the_formula_of_the_difference_from_the_margin() -> None:
     before, now = np.ones(1000, dtype=bool), np.ones(1000, dtype=bool)
     before[:10], now[-15:] = False, False  # 10 won, 15 lost
     assert compare("a", row(before), row(now), margin=0.02, level=0.05).outcome == "ok"
     done = compare("a", row(before), row(now), margin=0.01, level=0.05)
-    assert done.needed == pytest.approx(images_for(0.005, 0.025, 0.1))
+    assert done.needed == pytest.approx(images_for(0.005, 0.025, 0.1), rel=0.12)
     worse = compare("a", row(before), row(now), margin=0.0, level=0.05, rows=4)
-    assert worse.needed == pytest.approx(images_for(0.005, 0.025, 0.1 / 4))
+    assert worse.needed == pytest.approx(images_for(0.005, 0.025, 0.1 / 4), rel=0.12)
     at = compare("a", row(before), row(now), margin=0.005, level=0.05)
     assert at.needed == float("inf")
     assert checked.verdict(at) == "CANNOT TELL: the drop is about the margin"
@@ -198,7 +216,10 @@ def test_other_pixels_or_labels_under_the_same_name_are_refused() -> None:
         check_rows([before], Baseline(rows=()))
 
 
-@pytest.mark.parametrize(("margin", "level", "says"), [(-0.01, 0.05, "margin: -1"), (0.01, 0.5, "level: 0.5")])
+@pytest.mark.parametrize(
+    ("margin", "level", "says"),
+    [(-0.01, 0.05, "margin: -1"), (3, 0.05, "in Python it is a share, such as 0.03"), (0.01, 0.5, "level: 0.5")],
+)
 def test_margin_and_level_have_their_ranges(margin: float, level: float, says: str) -> None:
     with pytest.raises(UserError, match=says):
         check_rows([row([True])], Baseline(rows=(row([True]),)), margin, level)

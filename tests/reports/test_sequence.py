@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from robustcl.reports.baseline import Row
+from robustcl.reports.checked import verdict
 from robustcl.reports.sequence import SHARES, bounds, decide, evidence, so_far, wealth
 
 RUNS, LEVEL, MARGIN = 400, 0.1, 0.04
@@ -121,6 +122,7 @@ def test_many_sequences_come_to_what_a_check_comes_to_row_by_row(drop: float) ->
             assert row.drop == pytest.approx(drops[:n].mean())
             if row.outcome != "undecided":
                 break
+            assert (verdict(row) == "CANNOT TELL: open when the check ended") == (n < 150), "no look is its last"
         assert row.outcome == ("regression" if found.regression[number] else "ok" if found.ok[number] else "undecided")
         assert n == found.images[number]
 
