@@ -92,6 +92,7 @@ def run(part: list[Block], folder: Path) -> None:
     """Run blocks that belong together in `folder`, where what earlier parts wrote lies; one that fails is an error."""
     block = part[0]
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    environment["PYTEST_ADDOPTS"] = "-p no:robustcl -p robustcl.testing"  # as installed, of this very checkout
     if not installed():
         environment["PYTHONPATH"] = str(ROOT)
         if block.language in SHELLS:
