@@ -1,6 +1,6 @@
 """The only owner of the benchmark of the sequential gate: images it attacks, what it decides, and how often it errs.
 
-`python benchmarks/sequential.py` from the checkout: about a minute on one core, no accelerator.
+`python -m benchmarks.sequential`: about a minute on one core, no accelerator.
 
 Populations with a known drop are made of real answers. Two finetunings of one encoder that differ by their seed alone
 are an honest pair; each image is drawn with replacement from those that were judged, and the two change sides by a

@@ -135,7 +135,7 @@ def report(
         Path | None, typer.Option(help="A folder for a model card of every encoder, with RobustBench's JSONs.")
     ] = None,
 ) -> None:
-    """Write the tables, the figures and the page of a run folder again, and print the table."""
+    """Write tables, figures and page of a run again. The table is printed."""
     from robustcl.reports import card, named
     from robustcl.reports import robustbench as leaderboard
     from robustcl.reports.report import report as write
@@ -173,7 +173,7 @@ def fetch(
     folder: Annotated[Path, typer.Argument(help="Where the files are to lie.")],
     offline: Annotated[bool, typer.Option("--offline", help="Refuse, as everything that needs the network.")] = False,
 ) -> None:
-    """Download the official files of a data set; nothing else of robustcl ever downloads anything."""
+    """Download the official files of a data set. Nothing else of robustcl ever downloads anything."""
     from robustcl.bench.fetch import fetch as get
 
     typer.echo(get(name, folder, offline=offline))

@@ -41,7 +41,7 @@ def check(
     models: Annotated[Path | None, typer.Option(help="Sequential: RobustBench's files, as for evaluate.")] = None,
     overrides: Annotated[list[str] | None, typer.Option("--set", help="Sequential: data.<key>=<value>.")] = None,
 ) -> None:
-    """Compare a run, or with --sequential a classifier that is attacked now, with a baseline, image by image.
+    """Compare a run with a baseline, image by image. With --sequential it is a classifier, attacked now.
 
     Exit code 0: no row lost more than the margin; 1: at least one did; 3: cannot tell, and how many images could; 2:
     the two cannot be compared.
@@ -99,7 +99,7 @@ def bless(
     judge: Annotated[list[str] | None, typer.Option(help="Only this one, or clean; may be repeated.")] = None,
     unreliable: Annotated[bool, typer.Option("--unreliable", help="Take unreliable numbers too.")] = False,
 ) -> None:
-    """Write the numbers of a run as the baseline that later runs are checked against; never in CI.
+    """Write a run's numbers as the baseline for later ones. Never in CI.
 
     What changes is shown, row by row. The random encoder, a control, is left out unless it is named.
     """

@@ -90,6 +90,20 @@ def check(desk: Path, **settings: str) -> tuple[subprocess.CompletedProcess[str]
     return done, outputs, files["GITHUB_STEP_SUMMARY"].read_text()
 
 
+@pytest.mark.parametrize(
+    ("asked", "installed"), [("action", "[/some where]"), ("robustcl==0.1.0 x", "[robustcl==0.1.0][x]")]
+)
+def test_the_action_installs_the_robustcl_that_it_is_part_of(desk: Path, asked: str, installed: str) -> None:
+    (step,) = (step for step in STEPS if "INSTALL" in step.get("env", {}))
+    fake = desk / "pip" / "python"
+    fake.parent.mkdir(exist_ok=True)
+    fake.write_text("#!/bin/sh\nshift 4\nprintf '[%s]' \"$@\"\n")
+    fake.chmod(0o755)
+    path = f"{fake.parent}{os.pathsep}{os.environ['PATH']}"
+    done = bash(desk, step["run"], {"PATH": path, "INSTALL": asked, "GITHUB_ACTION_PATH": "/some where"})
+    assert (done.returncode, done.stdout) == (0, installed), done.stderr
+
+
 @pytest.fixture(scope="module")
 def small(desk: Path) -> Path:
     """The example's network with a baseline of 60 images under one attack, and one that has lost its accuracy."""

@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -135,11 +136,26 @@ def test_citation_has_the_version() -> None:
     assert f"\nversion: {robustcl.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
+def package(requirement: str) -> str:
+    return re.split(r"[^\w-]", requirement)[0]
+
+
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return found
+
+
+def test_the_gate_runs_with_one_version_of_everything() -> None:
+    pinned = {package(line) for line in (ROOT / "constraints" / "ci.txt").read_text(encoding="utf-8").splitlines()}
+    extras = [text for of in project()["optional-dependencies"].values() for text in of]
+    asked = {package(text) for text in [*project()["dependencies"], *extras]}
+    assert asked - {"robustcl"} == pinned - {""}
+
+
 def test_imports_are_declared() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     imported_as = {"pillow": "PIL", "scikit-learn": "sklearn"}
-    packages = [re.split(r"[^\w-]", text)[0] for text in project["dependencies"]]
-    declared = {imported_as.get(package, package) for package in packages}
+    packages = [package(text) for text in project()["dependencies"]]
+    declared = {imported_as.get(name, name) for name in packages}
     optional = {"autoattack", "pytest", "robustbench"}  # taken when present
     asked = {top(module) for path in [*ROOMS, *DOOR] for module in imports(tree(path))}
     assert not asked - declared - optional - {"robustcl"} - sys.stdlib_module_names

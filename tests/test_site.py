@@ -12,6 +12,7 @@ from rendering import docstrings, listings
 from robustcl.bench.tables import suites
 from robustcl.cli import app
 from robustcl.models.threat import Threat
+from robustcl.outline import listing
 from robustcl.pretraining.method import Batch, Training
 from tests.blocks import ROOT
 
@@ -76,6 +77,11 @@ def test_every_suite_is_listed_with_its_command() -> None:
 def test_every_mark_is_that_of_a_list_and_every_list_is_shown() -> None:
     marks = [mark for page in PAGES for mark in listings.MARK.findall(page.read_text(encoding="utf-8"))]
     assert sorted(marks) == sorted(listings.LISTS)
+
+
+def test_every_list_is_that_of_the_command_line() -> None:
+    kinds = {block.partition("\n")[0] for block in listing(None).split("\n\n")}
+    assert {*listings.KINDS, "suites"} == kinds
 
 
 def test_a_page_shows_titles_and_whole_intervals() -> None:

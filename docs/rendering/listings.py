@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MARK = re.compile(r"^<!-- list (\w+) -->$", re.MULTILINE)
-KINDS = ("methods", "schemes", "attacks", "data", "layouts", "architectures")
+KINDS = ("methods", "schemes", "attacks", "data", "architectures", "layouts", "probes", "figures")
 
 
 def commands() -> str:
@@ -54,7 +54,7 @@ def _suite(name: str, text: str) -> str:
 
 
 def everything() -> str:
-    """What `robustcl ls` answers, kind by kind."""
+    """What `robustcl ls` answers, kind by kind, but for the suites, which have a page."""
     from robustcl.outline import listing
 
     return "\n".join(f"## {kind}\n\n```text\n{listing(kind)}\n```\n" for kind in KINDS)

@@ -10,6 +10,7 @@ from robustcl.bench.tables import suites
 from robustcl.models.errors import UserError
 from robustcl.outline import listing
 from robustcl.reports import drawing, named
+from tests.blocks import ROOT
 from tests.reports.synthetic import JUDGES, answers, cell, write_run
 
 
@@ -29,6 +30,20 @@ def test_every_part_and_suite_of_a_report_is_there(name: str) -> None:
 def test_every_item_of_the_paper_is_named() -> None:
     paper = {f"fig{number}" for number in range(1, 7)} | {f"tab{number}" for number in range(1, 6)}
     assert paper <= {*named.REPORTS}
+
+
+def test_the_page_of_figures_has_every_report_and_every_drawing() -> None:
+    page = (ROOT / "docs" / "figures.md").read_text(encoding="utf-8")
+    rows = {
+        cells[1].split("`")[1]: cells
+        for line in page.splitlines()
+        if len(cells := line.split("|")) == 6 and "`" in cells[1]
+    }
+    for name, report in named.REPORTS.items():
+        *_, parts, suites_of, _ = rows["tab1" if name.startswith("tab") else name]
+        assert tuple(parts.split("`")[1::2]) == report.parts
+        assert name.startswith("tab") or report.suites == tuple(suites_of.split("`")[1::2])[: len(report.suites)]
+    assert all(f"`{name}`" in page for name in drawing.drawings())
 
 
 def test_every_figure_says_what_it_needs() -> None:
