@@ -29,7 +29,7 @@ class Named:
 
 
 TABLES: Mapping[str, Callable[[RunFolder, Path], list[Path]]] = {
-    "table": lambda run, folder: writers.save(run.records, folder, run.suite),
+    "table": lambda run, folder: writers.save(run.tables, folder),
     "transfer": lambda run, folder: matrix.save(run.records, folder),
     "severities": lambda run, folder: corruptions.save(run.records, folder),
 }

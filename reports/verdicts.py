@@ -118,11 +118,11 @@ def _split(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, 
     if records.empty:
         return
     columns = cell_columns(records)
+    narrow = records[[name for name in records if name not in columns]]  # a cell is described by its first row
     number = records.groupby(columns, observed=True, sort=False, dropna=False).ngroup().to_numpy()
     order = np.argsort(number, kind="stable")
     for positions in np.split(order, np.cumsum(np.bincount(number))[:-1]):
-        rows = records.iloc[positions]
-        first = rows[columns].iloc[[0]]
+        rows, first = narrow.iloc[positions], records[columns].iloc[positions[:1]]
         names = [str(first[name].iloc[0]) for name in ("encoder", "scheme", "norm", "eps") if name in columns]
         judges = json.loads(str(first["judges"].iloc[0]))
         yield first, rows, judged(rows, judges, where=f"records of {' '.join(names)}")

@@ -2,9 +2,8 @@
 
 import io
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich import box
@@ -78,12 +77,8 @@ def tidy(of: Sequence[Table]) -> pd.DataFrame:
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
-def save(records: pd.DataFrame, folder: str | Path, suite: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write the tables of a frame as `table.txt`, `.md`, `.csv`, `.tex` and `.html`; nothing without a finished cell.
-
-    With the `suite.json` of its run folder, published numbers stand beside the measured ones.
-    """
-    made = tables(records, suite)
+def save(made: Sequence[Table], folder: str | Path) -> list[Path]:
+    """Write tables as `table.txt`, `.md`, `.csv`, `.tex` and `.html`; nothing where there are none: the paths."""
     if not made:
         return []
     texts = {
@@ -105,7 +100,7 @@ def save(records: pd.DataFrame, folder: str | Path, suite: Mapping[str, Any] | N
 
 def write(runs: str | Path, folder: str | Path) -> list[Path]:
     """Write the tables of the run folder `runs` into `folder`: the paths. Errors: as `frame`; unwritable folder."""
-    return save(frame(runs), folder, suite_of(Path(runs)))
+    return save(tables(frame(runs), suite_of(Path(runs))), folder)
 
 
 def _aligned(table: Table) -> dict[Key, str]:

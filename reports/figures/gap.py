@@ -47,7 +47,7 @@ def scheme_gaps(answers: pd.DataFrame, table: Table) -> pd.DataFrame:
     schemes = [scheme for scheme in table.schemes if scheme != GIVEN]
     key = table.numbers[_TABLE].iloc[0].tolist()
     part = answers[(answers[_TABLE].astype(str) == key).all(axis=1)]
-    judges = [CLEAN, strongest([str(judge) for judge in part["judge"].cat.categories])]
+    judges = [CLEAN, strongest(list(part["judge"].cat.remove_unused_categories().cat.categories))]
     names = ["row", "judge", "of", "to", "n", "seeds", "gap", "low", "high"]
     rows = []
     for row, judge in itertools.product((row for row in table.rows if row != REFERENCE), filter(None, judges)):

@@ -66,7 +66,7 @@ RIGHT = [range(0, 50), range(10, 60), range(5, 65)]
 
 
 def test_the_csv_keeps_every_seed(tmp_path: Path) -> None:
-    writers.save(run(tmp_path / "runs"), tmp_path)
+    writers.save(tables(run(tmp_path / "runs")), tmp_path)
     numbers = pd.read_csv(tmp_path / "table.csv")
     pgd = numbers[(numbers["judge"] == "pgd-20") & (numbers["row"] == "advcl")]
     one, seeds = pgd[pgd["kind"] == "measured"], pgd[pgd["kind"] == "seed"]

@@ -98,7 +98,7 @@ def test_what_is_not_finished_shows_as_a_dash(tmp_path: Path) -> None:
 
 def test_nothing_finished_is_no_table(tmp_path: Path) -> None:
     assert made(tmp_path, (cell("advcl", "SLF"), None)) == []
-    assert writers.save(frame(tmp_path / "runs"), tmp_path / "out") == []
+    assert writers.save(tables(frame(tmp_path / "runs")), tmp_path / "out") == []
     assert not (tmp_path / "out").exists()
 
 

@@ -66,7 +66,8 @@ def test_cells_are_marked_and_notes_say_why(tmp_path: Path) -> None:
 
 
 def test_every_form_carries_marks_and_notes(tmp_path: Path) -> None:
-    paths = {path.suffix: path.read_text() for path in writers.save(frame(write_run(tmp_path / "r", CELLS)), tmp_path)}
+    made = tables(frame(write_run(tmp_path / "r", CELLS)))
+    paths = {path.suffix: path.read_text() for path in writers.save(made, tmp_path)}
     for suffix in (".txt", ".md", ".tex", ".html"):
         assert "!(1, 2)" in paths[suffix]
         assert "Try next: help" in paths[suffix].replace("\n", " ").replace(r"\_", "_")
