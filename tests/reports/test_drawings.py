@@ -124,7 +124,7 @@ def test_the_gap_by_hand(pair: RunFolder) -> None:
         figure = gap.gap(table, found)
         clear_of_each_other(figure)
     shown = {text.get_text(): text.get_color() for text in figure.findobj(Text) if isinstance(text, Text)}
-    assert shown["+0.0 ±0.0"] == style.QUIET
+    assert shown[f"+0.0 ±{100 * float(wilson(0, 10)[1]):.1f}"] == style.QUIET  # no answer differs among ten
     assert shown[f"+30.0 ±{100 * half:.1f}"] == style.INK
 
 
@@ -256,6 +256,14 @@ def test_training_curves_by_hand(trained: RunFolder) -> None:
     ]  # fmt: skip
     assert (first.name, second.name) == ("training-curves-pretrain", "training-curves-finetune")
     clear_of_each_other(second.figure)
+
+
+def test_a_gap_of_equal_answers_is_not_known_exactly(tmp_path: Path) -> None:
+    held = answers(40, 30, {"pgd-20": 6}, PGD)
+    run = RunFolder(write_run(tmp_path, [(cell("advcl", scheme, judges=PGD), held) for scheme in ("SLF", "AFF")]))
+    of = gap.scheme_gaps(run.answers, run.tables[0])
+    assert of["gap"].tolist() == [0, 0]
+    assert of["high"].tolist() == pytest.approx(2 * [float(wilson(0, 40)[1])])
 
 
 def test_a_curve_is_that_of_the_whole_name_and_not_of_one_that_it_begins_with(tmp_path: Path) -> None:
