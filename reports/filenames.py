@@ -16,7 +16,7 @@ def slug(name: object) -> str:
 def distinct(names: Iterable[str]) -> dict[str, str]:
     """The `slug` of every name, and behind those that would be one file, letter case aside, what tells them apart.
 
-    What is put behind them is of the name itself, so that a file keeps its name whatever stands beside it.
+    What is put behind them is of the name itself, and no number that would tell of the order.
     """
     plain = {name: slug(name) for name in names}
     alike = [of.lower() for of in plain.values()]

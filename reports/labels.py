@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.typing import NDArray
 
-from robustcl.reports.style import dark
+from robustcl.reports.style import dark, settle
 
 Point = tuple[float, float]
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ _SIDES = tuple((dx, dy) for far in _FAR for dx in (far, -far) for dy in (0, far,
 def label_ends(axes: Axes, ends: Mapping[str, Point], colours: Mapping[str, str]) -> None:
     """Write names beside the right ends of their lines (data units), moved apart where they would overlap.
 
-    The layout of the figure must have been settled by a first drawing.
+    The layout of the figure must have been settled (`style.settle`).
     """
     low, high = axes.get_ylim()
     pixels_per_point = axes.figure.dpi / 72
@@ -74,7 +74,7 @@ def label_points(
     """
     figure: Any = axes.figure
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    figure.draw_without_rendering()
+    settle(figure)
     scale = figure.dpi / 72
     texts = [np.asarray(text.get_window_extent(renderer).extents) for text in axes.texts if text.get_text()]
     taken = [_box(axes, [point], 3.5 * scale) for where in points.values() for point in where]

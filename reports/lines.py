@@ -32,7 +32,7 @@ def panels(points: pd.DataFrame, at: str, across: str, upward: str, marked: bool
         panel.set_title(scheme, loc="left", fontweight="bold")
     axes[-1].set_xlabel(across)
     figure.supylabel(f"{upward} (%)", fontsize=7.5)
-    figure.draw_without_rendering()  # the layout settles before labels are placed by their size
+    style.settle(figure)
     for panel, part in zip(axes, parts, strict=True):
         _label(panel, part, at, looks)
     return figure

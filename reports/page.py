@@ -22,6 +22,7 @@ from robustcl.reports.table import Table, heading
 
 SITE = Path(__file__).with_name("site")
 INDEX, BIBTEX, ENCODERS = "index.html", "references.bib", "encoders"
+OURS = '<meta name="generator" content="robustcl">'  # in every page, and no other page is replaced
 Kept = Mapping[str, Mapping[int, Pixels]]
 _TABLE_KINDS = (".csv", ".md", ".tex", ".txt", ".html")
 

@@ -1,9 +1,11 @@
 """The only owner of the report of a run folder: its tables, figures and page, written in one step."""
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustcl.models.errors import UserError
 from robustcl.reports import corruptions, drawing, matrix, page, writers
 from robustcl.reports.folder import RunFolder
 from robustcl.reports.placing import placed
@@ -32,7 +34,8 @@ def report(runs: str | Path, folder: str | Path | None = None, site: str | Path 
 
     The folder `site` is given the same files, so that it can be copied to where others read it. Each file is replaced
     whole, and none before all of them could be written; files of other names stay. Cells that are not finished show as
-    `-`. Errors: `UserError` as `frame`, and where a folder cannot be written.
+    `-`. Errors: `UserError` as `frame`, where a folder cannot be written, and where a file that would be replaced in a
+    folder of the caller's is of no report.
     """
     run = RunFolder(Path(runs))
     records = run.records
@@ -43,11 +46,23 @@ def report(runs: str | Path, folder: str | Path | None = None, site: str | Path 
         made += [path for part in (matrix, corruptions) for path in part.save(records, hidden)]
         made += drawing.save(run, hidden)
         made += page.save(run, hidden, made)
+        names = [path.relative_to(hidden) for path in made]
+        for place in places:
+            _refuse(place, () if place == run.root / "report" else names)
     text = "\n\n".join(writers.terminal(table) for table in run.tables)
     matrices = matrix.markdown(matrix.transfers(records)).strip()
     return Report(
         text=f"{text}\n\n{matrices}".strip() or NOTHING,
         folder=places[0],
-        paths=tuple(places[0] / path.relative_to(hidden) for path in made),
+        paths=tuple(places[0] / name for name in names),
         page=places[-1] / page.INDEX,
     )
+
+
+def _refuse(folder: Path, names: Iterable[Path]) -> None:
+    """Never write over files of somebody else's, such as their `references.bib`. Errors: `UserError` for the first."""
+    index = folder / page.INDEX
+    ours = index.is_file() and page.OURS in index.read_text(encoding="utf-8", errors="replace")
+    for path in (folder / name for name in names if not ours):
+        if path.exists():
+            raise UserError(f"{path}: of no report of robustcl, expected it out of the way, or another folder")

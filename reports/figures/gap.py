@@ -15,6 +15,7 @@ from robustcl.reports import style
 from robustcl.reports.drawing import Drawing, Drawn, named, strongest
 from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import CLEAN
+from robustcl.reports.statistics import wilson
 from robustcl.reports.table import GIVEN, REFERENCE, Table, heading
 
 _TABLE = ["suite", "data", "norm", "eps"]
@@ -42,12 +43,12 @@ def scheme_gaps(answers: pd.DataFrame, table: Table) -> pd.DataFrame:
 
     Columns row, judge, of and to (schemes), n, seeds, gap, low, high. The gap is the accuracy under the scheme `to`
     less that under `of`, a share in [-1, 1]. Both schemes saw the same
-    images, so its 95 % interval is that of the mean of n differences per image (means over seeds), normal.
+    images, so its 95 % interval is that of the mean of n differences per image (means over seeds), see `_mean`.
     """
     schemes = [scheme for scheme in table.schemes if scheme != GIVEN]
     key = table.numbers[_TABLE].iloc[0].tolist()
     part = answers[(answers[_TABLE].astype(str) == key).all(axis=1)]
-    judges = [CLEAN, strongest([str(judge) for judge in part["judge"].cat.categories])]
+    judges = [CLEAN, strongest(list(part["judge"].cat.remove_unused_categories().cat.categories))]
     names = ["row", "judge", "of", "to", "n", "seeds", "gap", "low", "high"]
     rows = []
     for row, judge in itertools.product((row for row in table.rows if row != REFERENCE), filter(None, judges)):
@@ -95,9 +96,13 @@ def gap(table: Table, gaps: pd.DataFrame) -> Figure:
 
 
 def _mean(differences: pd.Series) -> Sequence[float]:
-    """The mean of differences in [-1, 1] and its normal 95 % interval."""
+    """The mean of differences in [-1, 1] and its normal 95 % interval.
+
+    Where all are equal nothing is known of their spread, and Wilson's bound on a share seen in none of n stands in.
+    """
     mean, n = float(differences.mean()), len(differences)
-    half = float(ndtri(0.975)) * float(differences.std(ddof=1)) / np.sqrt(n) if n > 1 else 1.0
+    spread = float(differences.std(ddof=1)) if n > 1 else 0.0
+    half = float(ndtri(0.975)) * spread / np.sqrt(n) if spread else float(wilson(0, n)[1])
     return mean, max(-1.0, mean - half), min(1.0, mean + half)
 
 

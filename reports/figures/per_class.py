@@ -41,8 +41,8 @@ def by_class(run: RunFolder) -> pd.DataFrame:
     `n` counts images, which the seeds of a cell share; their mean is taken image by image, as `pooled` does.
     """
     answers = run.answers
-    strong = strongest([str(judge) for judge in answers["judge"].unique()])
-    kept = answers[answers["judge"].isin([CLEAN, strong])].drop_duplicates([*_TABLE, "judge", "stage", "image"])
+    parts = [part[_shown(part["judge"])] for _, part in answers.groupby(_TABLE, observed=True, sort=False)]
+    kept = pd.concat(parts or [answers]).drop_duplicates([*_TABLE, "judge", "stage", "image"])
     clean = run.records[run.records["judge"] == CLEAN]
     labels = clean[["data", "image", "label"]].drop_duplicates(["data", "image"])
     told = kept.astype({"data": str}).merge(labels.astype({"data": str}), on=["data", "image"])
@@ -89,3 +89,8 @@ def per_class(numbers: pd.DataFrame) -> Figure:
         figure.colorbar(mesh, ax=panels, label="accuracy (%)", shrink=0.6)
         panels[-1].set_xlabel(f"class\n{told}")
     return figure
+
+
+def _shown(judges: pd.Series) -> pd.Series:
+    """Which rows of one table are of the clean answers or of its strongest judge."""
+    return judges.isin([CLEAN, strongest(list(judges.cat.remove_unused_categories().cat.categories))])

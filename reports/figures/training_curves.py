@@ -111,7 +111,7 @@ def finetuning(points: pd.DataFrame) -> Figure:
         panel.set_title(f"{scheme}: {term}", loc="left", fontweight="bold")
     panels[-1].set_xlabel("epoch")
     figure.supylabel("term of the loss", fontsize=7.5)
-    figure.draw_without_rendering()  # the layout settles before labels are placed by their size
+    style.settle(figure)
     for panel, of in zip(panels, ends, strict=True):
         label_ends(panel, of, {row: looks[row].colour for row in of})
     return figure
@@ -119,7 +119,8 @@ def finetuning(points: pd.DataFrame) -> Figure:
 
 def _row(trained: str, encoders: list[str]) -> str:
     """The encoder that a stage of pretraining makes: its label, which names seeds behind the encoder."""
-    return next((name for name in encoders if trained == name or trained.startswith(f"{name} ")), trained)
+    found = [name for name in encoders if f"{trained} ".startswith(f"{name} ")]
+    return max(found, key=len, default=trained)  # `at` is no row of `at long`
 
 
 def _draw(axes: Axes, curve: pd.DataFrame, look: style.Look) -> None:

@@ -124,7 +124,7 @@ def test_the_gap_by_hand(pair: RunFolder) -> None:
         figure = gap.gap(table, found)
         clear_of_each_other(figure)
     shown = {text.get_text(): text.get_color() for text in figure.findobj(Text) if isinstance(text, Text)}
-    assert shown["+0.0 ±0.0"] == style.QUIET
+    assert shown[f"+0.0 ±{100 * float(wilson(0, 10)[1]):.1f}"] == style.QUIET  # no answer differs among ten
     assert shown[f"+30.0 ±{100 * half:.1f}"] == style.INK
 
 
@@ -256,6 +256,40 @@ def test_training_curves_by_hand(trained: RunFolder) -> None:
     ]  # fmt: skip
     assert (first.name, second.name) == ("training-curves-pretrain", "training-curves-finetune")
     clear_of_each_other(second.figure)
+
+
+def test_a_gap_of_equal_answers_is_not_known_exactly(tmp_path: Path) -> None:
+    held = answers(40, 30, {"pgd-20": 6}, PGD)
+    run = RunFolder(write_run(tmp_path, [(cell("advcl", scheme, judges=PGD), held) for scheme in ("SLF", "AFF")]))
+    of = gap.scheme_gaps(run.answers, run.tables[0])
+    assert of["gap"].tolist() == [0, 0]
+    assert of["high"].tolist() == pytest.approx(2 * [float(wilson(0, 40)[1])])
+
+
+def test_a_curve_is_that_of_the_whole_name_and_not_of_one_that_it_begins_with(tmp_path: Path) -> None:
+    names = ["at", "at long"]
+    held = [(cell(name, "SLF", stage=f"e{len(name)}"), answers(10, 8, {"pgd-20": 6}, PGD)) for name in names]
+    runs = write_run(tmp_path, held)
+    for name in names:
+        key, curve = len(name), {"epoch": [1, 2], "adversarial": [2.0, 1.0]}
+        note(runs, "pretrain", f"p{key}", f"pretrain {name}", {}, curve=curve)
+        note(runs, "finetune", f"f{key}", f"finetune {name} SLF", {"encoder": f"p{key}"})
+        note(runs, "evaluate", f"e{key}", f"evaluate {name} SLF", {"classifier": f"f{key}"})
+    points = training_curves.curves(RunFolder(runs))
+    assert dict(zip(points["stage"], points["row"], strict=True)) == {"p2": "at", "p7": "at long"}
+
+
+def test_the_strongest_judge_is_that_of_each_table(tmp_path: Path) -> None:
+    strong = answers(10, 8, {"pgd-20": 6, "autoattack": 4}, JUDGES)
+    weak, other = answers(10, 8, {"pgd-20": 5}, PGD), {"data": "mnist", "judges": PGD}
+    cells = [(cell("advcl", scheme), strong) for scheme in ("SLF", "AFF")]
+    cells += [(cell("advcl", scheme, stage=f"m{scheme}") | other, weak) for scheme in ("SLF", "AFF")]
+    run = RunFolder(write_run(tmp_path, cells))
+    of = per_class.by_class(run)
+    assert set(of.loc[of["data"].astype(str) == "mnist", "judge"]) == {"clean", "pgd-20"}
+    assert set(of.loc[of["data"].astype(str) == "digits", "judge"]) == {"clean", "autoattack"}
+    found = {table.numbers["data"].iloc[0]: set(gap.scheme_gaps(run.answers, table)["judge"]) for table in run.tables}
+    assert found == {"digits": {"clean", "autoattack"}, "mnist": {"clean", "pgd-20"}}
 
 
 def test_without_curves_and_stages_there_is_nothing_to_draw(pair: RunFolder, tmp_path: Path) -> None:

@@ -239,3 +239,20 @@ def test_as_many_schemes_as_there_can_be_have_a_marker_each_and_a_whole_legend(t
     inside, found = figure.bbox, legend.get_window_extent()
     assert inside.x0 <= found.x0
     assert found.x1 <= inside.x1
+
+
+def test_each_file_takes_one_drawing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes the time of a report."""
+    drawn: list[Figure] = []
+    draw = Figure.draw
+
+    def counted(figure: Figure, renderer: Any) -> None:
+        drawn.append(figure)
+        draw(figure, renderer)
+
+    monkeypatch.setattr(Figure, "draw", counted)
+    with style.style():
+        figure = Figure(layout="constrained")
+        figure.subplots()
+        style.save("name", figure, pd.DataFrame(), tmp_path)
+    assert drawn == 3 * [figure]

@@ -92,3 +92,15 @@ def test_an_unwritable_folder_is_one_line(tmp_path: Path) -> None:
     (runs / "report").write_text("in the way")
     with pytest.raises(UserError, match=r"report: cannot be written \(.*\), expected a writable folder$"):
         report(runs)
+
+
+@pytest.mark.parametrize("name", ["references.bib", "index.html"])
+def test_files_of_others_are_never_replaced(tmp_path: Path, name: str) -> None:
+    runs, site = write_run(tmp_path / "runs", [(cell("advcl", "SLF"), None)]), tmp_path / "paper"
+    site.mkdir()
+    (site / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name}: of no report of robustcl"):
+        report(runs, site=site)
+    assert [(path.name, path.read_text()) for path in site.iterdir()] == [(name, "mine")]
+    (site / name).unlink()
+    assert report(runs, site=site).page == report(runs, site=site).page  # its own files are replaced
