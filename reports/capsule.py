@@ -9,7 +9,8 @@ from robustcl.bench.tables import suites
 from robustcl.reports.folder import RunFolder
 
 GIVEN_SUITE = "evaluate"  # the suite of classifiers that `robustcl evaluate` was given
-_MADE = ("robustcl", "python", "system", "machine")
+_SOFTWARE = ("robustcl", "python", "system")
+_HARDWARE = ("machine", "processor", "cores", "accelerators")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,14 @@ class Capsule:
     """The provenance of a row. `steps` is empty where only the records were kept.
 
     `command` makes it all again; it is empty for classifiers that were given. `software` has every version once,
-    several where the stages were made with different ones. `weights` are the encoder's files in the run folder.
+    several where the stages were made with different ones, and `hardware` what they ran on. `weights` are the encoder's
+    files in the run folder.
     """
 
     command: str
     steps: Sequence[Step]
     software: Mapping[str, str]
+    hardware: Mapping[str, str]
     settings: str
     seeds: Mapping[str, str]
     fingerprints: Sequence[str]
@@ -52,7 +55,8 @@ def capsule(run: RunFolder, encoder: str) -> Capsule:
     for cell in cells:
         stages |= run.lineage(str(cell["stage"]))
     made = [stage["made"] for stage in stages.values()]
-    software = {name: _all(of.get(name) for of in made) for name in _MADE}
+    software = {name: _all(of.get(name) for of in made) for name in _SOFTWARE}
+    hardware = {name: _all(of.get(name) for of in made) for name in _HARDWARE}
     for package in dict.fromkeys(name for of in made for name in of.get("versions", {})):
         software[package] = _all(of.get("versions", {}).get(package) for of in made)
     roles = dict.fromkeys(role for cell in cells for role in cell["seeds"])
@@ -60,6 +64,7 @@ def capsule(run: RunFolder, encoder: str) -> Capsule:
         command=_command(str(run.suite["suite"])),
         steps=[_step(stage) for stage in stages.values()],
         software={name: told for name, told in software.items() if told},
+        hardware={name: told for name, told in hardware.items() if told},
         settings=_settings(run, encoder),
         seeds={role: _all(cell["seeds"].get(role) for cell in cells) for role in roles},
         fingerprints=list(dict.fromkeys(text for cell in cells for text in cell.get("fingerprints", {}).values())),

@@ -13,6 +13,7 @@ from tests.reports.synthetic import JUDGES, answers, cell, found, told, write_ru
 HOSTILE = "<b>\"x\" & 'y' | a/b"
 MADE = {
     "robustcl": "0.1.0", "versions": {"torch": "2.0"}, "python": "3.11", "system": "Linux", "machine": "x86_64",
+    "processor": "Some CPU", "cores": 2,
     "commit": "0123456789abcdef", "dirty": True, "device": "cpu", "seconds": 90.0, "peak_memory": 300 * 2**20,
 }  # fmt: skip
 

@@ -143,14 +143,14 @@ def test_a_capsule_says_where_an_encoder_comes_from(run: RunFolder, files: dict[
     step = found.steps[0]
     assert (step.seconds, step.memory, step.device, step.seed) == ("1.5 min", "300 MiB", "cpu", "3")
     assert step.commit == "0123456789, with changes"
-    assert found.software == {
-        "robustcl": "0.1.0", "python": "3.11", "system": "Linux", "machine": "x86_64", "torch": "2.0"
-    }  # fmt: skip
+    assert found.software == {"robustcl": "0.1.0", "python": "3.11", "system": "Linux", "torch": "2.0"}
+    assert found.hardware == {"machine": "x86_64", "processor": "Some CPU", "cores": "2"}
     assert found.weights == ["pretrain/aa/encoder.safetensors"]
     assert found.command == "robustcl run quickstart"
     assert capsule(run, "simclr").steps == []
     text = Page(files["encoders/advcl.html"]).text
     assert "0123456789, with changes" in text
+    assert "machine x86_64; processor Some CPU; cores 2" in text
     assert "Only the records of this run were kept" in Page(files["encoders/simclr.html"]).text
 
 
