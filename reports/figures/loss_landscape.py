@@ -55,7 +55,7 @@ def landscapes(group: Group) -> Figure:
         axes.contour(at, at, loss.T, levels=levels, colors="white", linewidths=0.3, alpha=0.6)
         axes.plot(0, 0, marker="+", color="white", markersize=5, markeredgewidth=0.9)
         middle = float(loss[len(at) // 2, len(at) // 2])
-        axes.set_title(wrapped(encoder, 0.8 * side, 8, bold=True), loc="left", fontweight="bold", pad=11)
+        axes.set_title(wrapped(encoder, 0.7 * side, 8, bold=True), loc="left", fontweight="bold", pad=11)
         told = f"{loss.min():.3g} to {loss.max():.3g}, centre {middle:.3g}"
         axes.text(0, 1.02, told, transform=axes.transAxes, va="bottom", fontsize=SMALL)
         axes.set(aspect="equal", xticks=[at[0], 0, at[-1]], yticks=[at[0], 0, at[-1]])
