@@ -181,7 +181,7 @@ def test_text_in_an_input_is_never_run(desk: Path) -> None:
 
 def test_packages_may_stand_on_several_lines_and_are_never_run(desk: Path) -> None:
     fake = desk / "pip" / "python"
-    fake.parent.mkdir()
+    fake.parent.mkdir(exist_ok=True)
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
     (script,) = (step["run"] for step in STEPS if "INSTALL" in step.get("env", {}))
