@@ -70,7 +70,8 @@ def gap(table: Table, gaps: pd.DataFrame) -> Figure:
     A gap whose interval holds 0 is grey. Draw and save inside `style.style()`.
     """
     judges, rows = list(dict.fromkeys(gaps["judge"])), list(dict.fromkeys(gaps["row"]))
-    marks = dict(zip([scheme for scheme in table.schemes if scheme != GIVEN], style.MARKERS, strict=False))
+    schemes = [scheme for scheme in table.schemes if scheme != GIVEN]
+    marks = dict(zip(schemes, itertools.cycle(style.MARKERS), strict=False))
     figure = Figure(figsize=(style.WIDTH, 0.95 + _ROW * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(judges), sharey=True, squeeze=False)[0]
     numbers = table.numbers[table.numbers["kind"] == "measured"]

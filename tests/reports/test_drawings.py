@@ -266,6 +266,16 @@ def test_a_gap_of_equal_answers_is_not_known_exactly(tmp_path: Path) -> None:
     assert of["high"].tolist() == pytest.approx(2 * [float(wilson(0, 40)[1])])
 
 
+def test_a_gap_shows_every_scheme_when_there_are_more_than_markers(tmp_path: Path) -> None:
+    names = [f"semi-{share}" for share in range(1, len(style.MARKERS) + 3)]
+    held = answers(10, 8, {"pgd-20": 6}, PGD)
+    run = RunFolder(write_run(tmp_path, [(cell("advcl", name, judges=PGD), held) for name in names]))
+    (table,) = run.tables
+    with style.style():
+        figure = gap.gap(table, gap.scheme_gaps(run.answers, table))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == names
+
+
 def test_a_curve_is_that_of_the_whole_name_and_not_of_one_that_it_begins_with(tmp_path: Path) -> None:
     names = ["at", "at long"]
     held = [(cell(name, "SLF", stage=f"e{len(name)}"), answers(10, 8, {"pgd-20": 6}, PGD)) for name in names]
