@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from robustcl.bench.adversarial import Saved
 from robustcl.bench.autoattack.attacks import APGD, FAB, Square
 from robustcl.bench.autoattack.versions import VERSIONS
+from robustcl.bench.estimate import Drawn, Screen, asked_share, estimated
 from robustcl.bench.forms import FORMS, known, parsed
 from robustcl.bench.judge import Attack as Attack
 from robustcl.bench.judge import Judge as Judge
@@ -67,6 +68,8 @@ def identity(attack: Attack) -> dict[str, Any]:
         return {**kind, "name": attack.name, **_code(attack.function)}
     if isinstance(attack, Transfer):
         return {**kind, "source": attack.source_identity, "attack": identity(attack.attack)}
+    if isinstance(attack, Screen | Drawn):
+        return {**kind, **plain(attack), "attack": identity(attack.attack)}
     if isinstance(attack, Saved):
         return {**kind, "content": attack.content, "only": attack.only}
     return {**kind, **plain(attack)}
@@ -101,6 +104,9 @@ def from_identity(held: Mapping[str, Any], where: str, sources: Mapping[str, nn.
     if held["kind"] == "Transfer":
         return Transfer(source=sources[held["source"]], attack=from_identity(held["attack"], where, sources))
     fields = {name: part for name, part in held.items() if name not in ("kind", "version")}
+    if held["kind"] in ("Screen", "Drawn"):
+        made = Screen if held["kind"] == "Screen" else Drawn
+        return made(**{**fields, "attack": from_identity(held["attack"], where, sources)})
     return read(kinds[held["kind"]], fields, where)
 
 
@@ -150,8 +156,15 @@ def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[
         return asked, defined[asked]
     if asked in VERSIONS:
         return asked, VERSIONS[asked](classes, batch=batch)
+    if (share := asked_share(asked)) is not None:
+        return asked, estimated(share, classes, batch=batch)
     if asked.startswith("saved:"):
         return (saved := Saved(path=Path(asked.removeprefix("saved:")))).name, [saved]
+    return asked, [_formed(asked, batch, defined)]
+
+
+def _formed(asked: str, batch: int, defined: Definitions) -> Attack:
+    """The attack of a form's name. Errors: `UserError` for an unknown one."""
     form_and_fields = parsed(asked)
     if form_and_fields is None or (form_and_fields[0].kind is PGD and "steps" not in form_and_fields[1]):
         names = [*defined, *VERSIONS, "pgd-20", *(name for name in FORMS if name != "pgd")]
@@ -159,7 +172,7 @@ def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[
         raise UserError(f"attacks: unknown attack '{asked}', expected one of {listed}{nearest(asked, names)}")
     form, given = form_and_fields
     own = {"batch": batch} if "batch" in form.kind.__dataclass_fields__ else {}
-    return asked, [form.kind(**own, **given)]
+    return form.kind(**own, **given)
 
 
 def _fitted(attack: Attack, classes: int) -> Attack:
