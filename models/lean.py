@@ -1,0 +1,152 @@
+"""The only owner of the network as an attack sees it: a frozen copy, batch norm folded, channels last, one precision.
+
+It answers like the network itself up to rounding, and what is found on it counts only where the network itself, in
+float32, is wrong too: whoever searches with it has to ask (see `bench/judge.py`).
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from robustcl.models.errors import UserError
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+Answers = Callable[[Tensor], Tensor]
+_TOLERANCE = 1e-4  # of the largest logit: folding rounds otherwise, anything beyond that is another network
+
+
+class Lean:
+    """`model` for searching: images (n, ...) in [0, 1] to float32 logits (n, classes), and to gradients of the images.
+
+    `example` are a few images that show how the model is built; where a copy does not answer like the model (it draws,
+    it counts its calls, it cannot be copied), the model itself is taken. `tf32` and `bfloat16` round the search alone.
+    Errors: `UserError` for tf32 away from CUDA.
+    """
+
+    def __init__(self, model: Answers, example: Tensor, precision: Precision = "float32") -> None:
+        if precision == "tf32" and example.device.type != "cuda":
+            raise UserError(f"attack: precision 'tf32' on {example.device.type}, expected a CUDA device, or 'bfloat16'")
+        self.precision, self.device = precision, example.device.type
+        found = lighter(model, example) if isinstance(model, nn.Module) else None
+        self.model, self.copied = found or model, found is not None
+
+    def answers(self, images: Tensor) -> Tensor:
+        """The logits (n, classes), without a graph."""
+        with torch.no_grad(), rounding(self.precision):
+            return self._forward(images)
+
+    def gradient(self, images: Tensor, losses: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (n, classes), losses (n,) and the gradient of their sum with respect to the images alone, detached.
+
+        Where an image has no gradient, it is zero and not an error.
+        """
+        points = images.detach().requires_grad_()
+        with torch.enable_grad(), rounding(self.precision):
+            logits = self._forward(points)
+            each = losses(logits)
+            if each.requires_grad:
+                (found,) = torch.autograd.grad(each.sum(), points, allow_unused=True)
+            else:
+                found = None
+        return logits.detach(), each.detach(), torch.zeros_like(images) if found is None else found
+
+    def _forward(self, images: Tensor) -> Tensor:
+        if self.copied and images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last)
+        if self.precision != "bfloat16":
+            return self.model(images).float()
+        with torch.autocast(self.device, torch.bfloat16):
+            logits = self.model(images)
+        return logits.float()
+
+
+@contextmanager
+def rounding(precision: Precision) -> Iterator[None]:
+    """How CUDA multiplies float32 inside the block: strictly, or with `tf32` in 10 bits, which is torch's default for
+    convolutions. Forward and backward have to lie in one block."""
+    parts: tuple[Any, Any] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [part.allow_tf32 for part in parts]
+    for part in parts:
+        part.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        for part, held in zip(parts, before, strict=True):
+            part.allow_tf32 = held
+
+
+def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
+    """A frozen copy in eval mode, its batch norms folded, in channels-last order; None where it answers otherwise."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
+        try:
+            held = copy.deepcopy(model).eval().requires_grad_(False)
+        except Exception:  # what holds a lock, a hook's closure or a graph cannot be copied, and need not be
+            return None
+        expected = model(example)
+        pairs = _pairs(held, example)
+        _fold(held, pairs)
+        if not _near(held, example, expected):  # an answer that goes past its norm as well: fold what can be folded
+            held = copy.deepcopy(model).eval().requires_grad_(False)
+            for pair in pairs:
+                before = [(name, held.get_submodule(name)) for name in pair]
+                _fold(held, [pair])
+                if not _near(held, example, expected):
+                    for name, layer in before:
+                        _replace(held, name, layer)
+        held.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return held if _near(held, example, expected) else None
+
+
+def _near(model: nn.Module, example: Tensor, expected: Tensor) -> bool:
+    found = model(example)
+    near = _TOLERANCE * expected.abs().max().clamp_min(1)
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= near)
+
+
+def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+    """The names of layers and of the batch norms that are given what they answer, both called once in one forward."""
+    calls: dict[nn.Module, int] = {}
+    answered: list[tuple[nn.Module, Tensor]] = []
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+
+    def see(layer: nn.Module, given: tuple[Tensor, ...], answer: Tensor) -> None:
+        calls[layer] = calls.get(layer, 0) + 1
+        if not isinstance(layer, _BatchNorm):
+            answered.append((layer, answer))
+        elif layer.running_mean is not None:
+            pairs.extend((before, layer) for before, held in answered if held is given[0])
+
+    names = {part: name for name, part in model.named_modules() if type(part) in _FUSE or isinstance(part, _BatchNorm)}
+    hooks = [part.register_forward_hook(see) for part in names]
+    model(example)
+    for hook in hooks:
+        hook.remove()
+    return [(names[layer], names[norm]) for layer, norm in pairs if calls[layer] == calls[norm] == 1]
+
+
+def _fold(model: nn.Module, pairs: Sequence[tuple[str, str]]) -> None:
+    for name, follower in pairs:
+        layer, norm = model.get_submodule(name), model.get_submodule(follower)
+        _replace(model, name, _FUSE[type(layer)](layer, norm))
+        _replace(model, follower, nn.Identity())
+
+
+_FUSE: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    nn.Conv2d: fuse_conv_bn_eval,
+    nn.Linear: fuse_linear_bn_eval,
+}
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    above, _, last = name.rpartition(".")
+    parent = model.get_submodule(above)
+    if isinstance(parent, nn.ModuleDict | nn.Sequential | nn.ModuleList):
+        parent._modules[last] = layer
+    else:
+        setattr(parent, last, layer)
