@@ -27,7 +27,7 @@ def quick() -> list[Ratio]:
 
 
 def points(n: int, width: int) -> Tensor:
-    """(n, width) of unit length, not below 0 for the most part, like features: a thousand modes with a falling spectrum."""
+    """(n, width) of unit length, mostly not below 0, like features: a thousand modes with a falling spectrum."""
     source = torch.Generator().manual_seed(0)
     scale = (1 + torch.arange(width)) ** -0.5
     modes = torch.randn(1000, width, generator=source) * scale

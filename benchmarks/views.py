@@ -1,4 +1,4 @@
-"""The only owner of the benchmark of views: AdvCL's strong view of a batch, beside torchvision on PIL images and kornia.
+"""The only owner of the benchmark of views: AdvCL's strong view, beside torchvision on PIL images and kornia.
 
 Each side makes one view per image from 8-bit pixels, with parameters per image: a crop of 20 % to 100 % of the area
 resized to 32x32, a flip, colour jitter (0.4, 0.4, 0.4, 0.1) with probability 0.8, and grayscale with 0.2.

@@ -103,8 +103,8 @@ def apply(recipe: Recipe, images: Tensor, generator: torch.Generator, compiled: 
     """One view per image: (n, c, h, w) float in [0, 1] to the same shape and range, on the device of the images.
 
     The generator moves by the same amount whatever happens to each image. It may lie on another device: drawn on the
-    CPU, parameters are the same everywhere. `compiled` runs the same operations as fused kernels (`torch.compile`: up to
-    a minute at the first call, results within 1e-5). Errors: `UserError` for images that are not (n, c, h, w) floats.
+    CPU, parameters are the same everywhere. `compiled` fuses the operations (`torch.compile`: up to a minute at the
+    first call; results within 1e-5). Errors: `UserError` for images that are not (n, c, h, w) floats.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise UserError(f"views: {images.dtype} of shape {tuple(images.shape)}, expected floats (n, c, h, w)")
