@@ -37,7 +37,6 @@ class Source(Protocol):
         """(m, shared + own) float32 in [0, 1): `shared` are those that the package draws once for a whole batch."""
         ...
 
-
     def l1_back(self, x: Tensor, change: Tensor, radius: float) -> Tensor:
         """What has to be added to `change` (m, ...) so that `x` stays in the box and within `radius` in l1."""
         ...
