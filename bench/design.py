@@ -1,6 +1,7 @@
 """The only owner of sampling designs: which images an estimate draws, with which probability (no torch)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ Floats = NDArray[np.float64]
 # Chosen on training images that no classifier had seen, under other classifiers than those of docs/estimate.md.
 _CUTS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5)  # of the screened, by margin
 _BROAD = 0.6  # the share of the budget that is spent evenly, whatever the margin
-_SCALE, _FALL, _EARLY = 0.05, 4.0, 3.0  # chances fall as (1 + rank / scale) ** -fall; the first phase is drawn wider
+_SCALE, _FALL, _EARLY = 0.15, 2.0, 2.0  # chances fall as (1 + rank / scale) ** -fall; the first phase is drawn wider
 
 
 @value
@@ -65,13 +66,22 @@ def strata(margins: ArrayLike, edges: Sequence[float]) -> NDArray[np.intp]:
     return np.searchsorted(np.asarray(edges, dtype=np.float64), np.asarray(margins, dtype=np.float64), side="right")
 
 
-def allot(margins: ArrayLike, costs: Sequence[float], spent: float, share: float) -> tuple[list[float], list[Floats]]:
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Passes on one image: of each phase where nothing breaks it, of the screening there, and all on a broken one."""
+
+    phases: Sequence[float]
+    screen: float
+    broken: float
+
+
+def allot(margins: ArrayLike, costs: Costs, share: float) -> tuple[list[float], list[Floats]]:
     """The edges of the strata and, per phase, the chance of each stratum, from nothing but the screen margins (n,).
 
-    `costs` are the passes of each phase on an image that it cannot break, `spent` those of the screening, and `share`,
-    in (0, 1], is the part of the sum of `costs` that may be spent per image that the screening left right, `spent`
+    `share`, in (0, 1], is the part of what AutoAttack would spend on these images that may be spent, the screening
     included. Images that it broke (a negative margin) are all drawn. The chances fall with the rank of the margin, and
-    a part of the budget is spent evenly: breaks that no margin foretells must not hide.
+    a part of the budget is spent evenly: breaks that no margin foretells must not hide. Where next to nothing is left
+    for drawing, half of the share is spent on it all the same; a share of 1 draws every image.
     """
     held = np.sort(np.asarray(margins, dtype=np.float64))
     left = held[held >= 0]
@@ -79,15 +89,17 @@ def allot(margins: ArrayLike, costs: Sequence[float], spent: float, share: float
     edges = list(dict.fromkeys([0.0, *(float(left[place]) for place in at if place < len(left))]))
     sizes = np.bincount(strata(left, edges), minlength=len(edges) + 1)[1:].astype(np.float64)
     ranks = (np.cumsum(sizes) - sizes / 2) / max(len(left), 1)
-    budget = max(share * sum(costs) - spent, 0.0)
-    even = min(_BROAD * budget / sum(costs), 1.0)
+    whole, lost = sum(costs.phases), (len(held) - len(left)) / max(len(left), 1)
+    budget = max(share * (whole + lost * costs.broken) - costs.screen - lost * costs.broken, share * whole / 2)
+    budget = whole if share >= 1 else budget
+    even = min(_BROAD * budget / whole, 1.0)
 
     def chances(size: float) -> list[Floats]:
         late = np.clip(size * (1 + ranks / _SCALE) ** -_FALL, even, 1.0)
-        return [np.minimum(_EARLY ** (len(costs) - 1 - phase) * late, 1.0) for phase in range(len(costs))]
+        return [np.minimum(_EARLY**ahead * late, 1.0) for ahead in reversed(range(len(costs.phases)))]
 
     def price(size: float) -> float:
-        each = zip(chances(size), costs, strict=True)
+        each = zip(chances(size), costs.phases, strict=True)
         return float(sum(cost * (of * sizes).sum() for of, cost in each)) / max(len(left), 1)
 
     low, high = 0.0, (1 + 1 / _SCALE) ** _FALL  # at `high` every chance is 1

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustcl.bench.autoattack.attacks import APGD
 from robustcl.bench.autoattack.versions import VERSIONS
-from robustcl.bench.design import Design, Phase, allot
+from robustcl.bench.design import Costs, Design, Phase, allot
 from robustcl.bench.judge import Attack, Judge
 from robustcl.bench.pgd import PGD
 from robustcl.models.errors import UserError
@@ -26,6 +26,7 @@ from robustcl.models.threat import Norm
 from robustcl.models.value import value
 
 NAME, SHARE, LEAST = "aa-estimate", 20, 5
+_BROKEN = 70  # passes on an image that the screening broke, where attacks end at a success; measured on training images
 _FORM = re.compile(rf"{NAME}(?:-(\d+))?")
 
 
@@ -156,9 +157,13 @@ def design_of(attacks: Sequence[Attack], margins: Any, classes: int, norm: Norm,
     screen = next(attack for attack in attacks if isinstance(attack, Screen))
     drawn = [attack for attack in attacks if isinstance(attack, Drawn)]
     phases = sorted({attack.phase for attack in drawn})
-    costs = [sum(one.attack.cost(classes, norm) for one in drawn if one.phase == phase) for phase in phases]
+    costs = Costs(
+        phases=[sum(one.attack.cost(classes, norm) for one in drawn if one.phase == phase) for phase in phases],
+        screen=screen.cost(classes, norm),
+        broken=drawn[0].attack.cost(classes, norm) if drawn[0].fixed_batch else _BROKEN,
+    )
     share = drawn[0].share
-    edges, chances = allot(margins, costs, screen.cost(classes, norm), share / 100)
+    edges, chances = allot(margins, costs, share / 100)
     held = [
         Phase(attacks=tuple(one.name for one in drawn if one.phase == phase), chances=tuple(of.tolist()))
         for phase, of in zip(phases, chances, strict=True)

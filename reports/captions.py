@@ -13,7 +13,7 @@ from robustcl.reports.statistics import detectable
 from robustcl.reports.trust import MARKS
 
 ESTIMATED = (
-    "AA-estimate is no AA but AutoAttack's accuracy estimated from a random part of the images; behind `set` stands the "
+    "AA-estimate is no AA, but AutoAttack's accuracy estimated from a random part of the images; behind set stands the "
     "95 % interval for these very images, in brackets that for images like these"
 )
 _SIGNS = {"ok": "", "suspect": f" ({MARKS['suspect']})", "unreliable": f" ({MARKS['unreliable']})", UNCHECKED: ""}
