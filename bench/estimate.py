@@ -5,7 +5,7 @@ Two-phase sampling with the phases drawn from one number per image: see docs/est
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from robustcl.bench.autoattack.attacks import APGD
 from robustcl.bench.autoattack.versions import VERSIONS
-from robustcl.bench.design import Costs, Design, Phase, allot
+from robustcl.bench.design import Costs, Design, Floats, Phase, allot
 from robustcl.bench.judge import Attack, Judge
 from robustcl.bench.pgd import PGD
 from robustcl.models.errors import UserError
@@ -188,6 +188,18 @@ def designs(
     return found
 
 
-def uniforms(seed: int, images: Sequence[int]) -> Any:
+def broken_by(records: pd.DataFrame, name: str, design: Design, attacks: Sequence[str]) -> float:
+    """How many images these attacks of an estimate broke of what those before had left, estimated for all images."""
+    rows = records[records["judge"] == name]
+    margins = rows[rows["attack"] == design.screen].set_index("image")["margin"]
+    total = 0.0
+    for number, phase in enumerate(design.phases):
+        names = [attack for attack in attacks if attack in phase.attacks]
+        lost = rows.loc[rows["attack"].isin(names) & ~rows["right"].astype(bool), "image"]
+        total += float((1 / design.chances(number, margins.loc[lost])).sum())
+    return total
+
+
+def uniforms(seed: int, images: Iterable[int]) -> Floats:
     """(n,) a number in [0, 1) for every image, always the same one (permanent random numbers; Ohlsson, 1995)."""
     return np.array([derive(seed, "estimate", int(image)) >> 10 for image in images], dtype=np.float64) / 2.0**53

@@ -217,8 +217,9 @@ def _row(part: pd.DataFrame, label: NDArray[np.int16], trust: pd.Series) -> Row:
     """A row from its verdicts, one per image, in the order of the images."""
     first = part.iloc[0]
     clean = first["judge"] == CLEAN
+    text: dict[str, Any] = {name: str(first[name]) for name in ("encoder", "scheme", "data", "judge", "protocol")}
     return Row(
-        **{name: str(first[name]) for name in ("encoder", "scheme", "data", "judge", "protocol")},
+        **text,
         norm=NO_THREAT if clean else str(first["norm"]),
         eps=NO_THREAT if clean else str(first["eps"]),
         seeds={name.removeprefix("seed_"): int(first[name]) for name in seed_columns(part) if first[name] >= 0},

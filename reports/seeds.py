@@ -84,7 +84,7 @@ def _pool_estimates(part: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
     """One row for the estimates of several seeds: means throughout. As the seeds may share their draws, so are the ends
     of the intervals, which is too wide where they do not."""
     names = ["accuracy", "low", "high", "set_low", "set_high"]
-    return _one(part, seeds, {"n": int(part["n"].iloc[0]), **part[names].mean().to_dict()})
+    return _one(part, seeds, {"n": int(part["n"].iloc[0]), **{name: part[name].mean() for name in names}})
 
 
 def _one(part: pd.DataFrame, seeds: Sequence[str], of: dict[str, Any]) -> pd.DataFrame:

@@ -87,7 +87,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         numbers |= {judge: _estimated(of) for judge, of in estimates_of(first, rows).items()}
         part = first.loc[first.index.repeat(len(numbers))].reset_index(drop=True)
         part["judge"] = list(numbers)
-        part[_NUMBERS] = list(numbers.values())
+        part = part.join(pd.DataFrame(list(numbers.values()), columns=_NUMBERS))
         part["passes"] = [int(spent.get(judge, 0)) for judge in numbers]
         parts.append(part.astype({"n": "int64", "right": "Int64"}).assign(**_trust(first, part)))
     trust = ["fingerprint", "reliability", "why"]

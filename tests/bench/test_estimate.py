@@ -142,7 +142,7 @@ def test_refusals_are_one_line(tmp_path: Path) -> None:
 def test_evaluate_answers_with_an_estimate() -> None:
     model = network()
     images = images_for(model, 8)
-    given = {"threat": THREAT, "attacks": ["pgd-5", "aa-estimate-60"], "checks": False}
+    given: dict[str, Any] = {"threat": THREAT, "attacks": ["pgd-5", "aa-estimate-60"], "checks": False}
     found = robustcl.evaluate(model, images.floats(slice(None)), images.labels, **given)
     assert set(found.robust) == {"pgd-5"}
     of = found.estimates["aa-estimate-60"]
