@@ -5,8 +5,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -84,26 +85,39 @@ def read(path: Path) -> Full:
     )
 
 
-def draw(full: Full, share: int, seed: int) -> Draw:
-    """The estimate that `aa-estimate-<share>` makes at a seed, and what it spends."""
-    design = design_of(estimated(share, CLASSES, engine="fast"), full.margin[full.right], CLASSES, NORM, seed)
-    numbers, seen, spent, certain = uniforms(seed, full.image), Counter[float](), float(full.screen.sum()), []
-    for phase in range(2):
-        chances = np.where(full.right, design.chances(phase, np.nan_to_num(full.margin)), 0.0)
-        given = full.right & (numbers < chances) & ~(full.broken(0) if phase else np.zeros_like(full.right))
-        lost = given & full.broken(phase)
-        seen.update(chances[lost].tolist())
-        certain += full.image[lost & (chances == 1)].tolist()
-        spent += float(full.passes(phase)[given].sum())
-    whole = sum(float(full.passes(phase)[full.right & ~(full.broken(0) & (phase == 1))].sum()) for phase in range(2))
-    n, right = len(full.image), int(full.right.sum())
-    made = Estimate(n=n, right=right, broken=dict(seen), least=design.least, certain=certain)
-    return Draw(estimate=made, share=spent / whole)
+@cache
+def numbers(seed: int) -> NDArray[np.float64]:
+    """The numbers of the images 0 to 9,999 at a seed: all classifiers share them."""
+    return uniforms(seed, range(10_000))
+
+
+def drawing(full: Full, share: int) -> Callable[[int], Draw]:
+    """What `aa-estimate-<share>` estimates at a seed, and what it spends."""
+    design = design_of(estimated(share, CLASSES, engine="fast"), full.margin[full.right], CLASSES, NORM, 0)
+    margins, n, right = np.nan_to_num(full.margin), len(full.image), int(full.right.sum())
+    chances = [np.where(full.right, design.chances(phase, margins), 0.0) for phase in range(2)]
+    broken, passes = ([of(phase) for phase in range(2)] for of in (full.broken, full.passes))
+    open_ = [full.right, full.right & ~broken[0]]
+    whole = sum(float(passes[phase][open_[phase]].sum()) for phase in range(2))
+
+    def draw(seed: int) -> Draw:
+        seen, spent, certain = Counter[float](), float(full.screen.sum()), list[int]()
+        for phase in range(2):
+            given = open_[phase] & (numbers(seed)[full.image] < chances[phase])
+            lost = given & broken[phase]
+            seen.update(chances[phase][lost].tolist())
+            certain += full.image[lost & (chances[phase] == 1)].tolist()
+            spent += float(passes[phase][given].sum())
+        made = Estimate(n=n, right=right, broken=dict(seen), least=design.least, certain=certain)
+        return Draw(estimate=made, share=spent / whole)
+
+    return draw
 
 
 def row(full: Full, share: int, draws: int) -> list[str]:
     """A line of the first table."""
-    made = [draw(full, share, seed) for seed in range(draws)]
+    draw = drawing(full, share)
+    made = [draw(seed) for seed in range(draws)]
     ends = np.array([one.estimate.limits() for one in made])
     world = np.array([one.estimate.world() for one in made[:20]])
     estimates, half = np.array([one.estimate.accuracy for one in made]), 50 * (ends[:, 1] - ends[:, 0])
@@ -134,12 +148,13 @@ def hidden(full: Full, share: int, count: int, draws: int) -> list[str]:
 def gate(one: Full, other: Full, share: int, draws: int) -> list[str]:
     """A line of the third table: how often the bounds of the drop, one-sided at 95 % each, miss the drop in the set.
 
-    Both sides share their draws. Bounds over images are wider than that set asks for; `design` leaves these out, by
-    bounds that are about no more than the two draws.
+    Both sides share their draws. The gate's bounds are over images, too, and so wider than the set asks for; the last
+    column leaves these out, and has bounds of the two draws alone.
     """
     truth, missed, alone, wide = one.truth - other.truth, 0, 0, []
+    draw = [drawing(full, share) for full in (one, other)]
     for seed in range(draws):
-        sides = [draw(full, share, seed).estimate for full in (one, other)]
+        sides = [of(seed).estimate for of in draw]
         rows = [_row(full, of) for full, of in zip((one, other), sides, strict=True)]
         found = compare("", *rows, margin=0.01, level=0.05)
         missed += not found.low <= truth <= found.high
