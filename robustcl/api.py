@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from robustcl.bench.attacks import Attack, Plain, judges
+from robustcl.bench.attacks import Attack, Engine, Plain, judges
 from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
 from robustcl.bench.fingerprint import fingerprints
@@ -60,6 +60,7 @@ def evaluate(
     attacks: Sequence[str | Attack | Plain] = ("pgd-20", "autoattack"),
     seed: int = 0,
     batch_size: int = 256,
+    engine: str | Engine = "fast",
     index: Tensor | None = None,
     budget: float | None = None,
     checks: bool = True,
@@ -69,7 +70,9 @@ def evaluate(
     `images` (n, channels, height, width), float32 in [0, 1] or uint8; `labels` (n,) integers; `index` (n,) says which
     images of the official split they are (default 0 to n - 1). `attacks` are names (`pgd-<steps>`, `autoattack`, or one
     of its members), `Attack` values, or callables `(model, x, y, threat, generator) -> x_adv`. Results do not depend on
-    `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
+    `batch_size`. AutoAttack is run by `engine`: our own (`fast`), or the released package (`reference`), which draws
+    per batch, so that `batch_size` is part of what it does; `Engine(precision="bfloat16")` searches in half precision
+    and confirms in float32 (docs/speed.md). The model's modes, gradient flags and device
     stay as they are, and no global generator moves. `checks` looks at up to 128 of the images for signs that the
     numbers only look good (docs/trust.md), at 168 passes for each.
 
@@ -95,7 +98,8 @@ def evaluate(
     Images(images.detach(), blank, classes=1, name="evaluate")  # the images are checked before the model sees them
     classes = count_classes(model, images[:1].to(device))
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
-    held, strays = judges(attacks, classes, batch_size), Strays()
+    how = engine if isinstance(engine, Engine) else Engine(name=engine, batch=batch_size)
+    held, strays = judges(attacks, classes, how), Strays()
     trial = Trial(threat=threat, judges=held, seed=seed, batch=batch_size, watch=strays.see)
     names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
     told = ""

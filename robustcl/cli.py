@@ -57,8 +57,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of all draws of the attacks.")] = 0,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Images at a time; part of what AutoAttack does. Default 256, with --budget 32."),
+        typer.Option(min=1, help="Images at a time; part of what the reference does. Default 256, with --budget 32."),
     ] = None,
+    engine: Annotated[str, typer.Option(help="Who runs AutoAttack: fast (ours), or reference (the package).")] = "fast",
+    precision: Annotated[str, typer.Option(help="Of fast's search: float32, bfloat16, tf32.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     runs: Annotated[Path | None, typer.Option(help="The run folder; default runs/evaluate-<name>.")] = None,
     name: Annotated[str | None, typer.Option(help="The row of the table; default the file and the factory.")] = None,
@@ -92,6 +94,8 @@ def evaluate(
         images=images,
         seed=seed,
         batch=batch or (32 if budget else 256),  # a budget counts whole batches alone
+        engine=engine,
+        precision=precision,
         device=device,
         runs=runs,
         name=name,

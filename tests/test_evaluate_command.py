@@ -137,7 +137,7 @@ def test_dry_run_estimates_and_writes_nothing(call: Call, tmp_path: Path) -> Non
     told = call("evaluate", "their_net.py:make", *FEW, "--dry-run")
     assert told.code == 0
     assert "their_net:make on 24 images of digits, linf 1/10: pgd-2, square" in told.out
-    passes = most(judges(["pgd-2", "square"], 10, 256), 10, 24) + reliability.cost(24)
+    passes = most(judges(["pgd-2", "square"], 10), 10, 24) + reliability.cost(24)
     assert f"at most {passes:,} passes: " in told.out
     assert "nothing was written" in told.out
     assert not (tmp_path / "runs").exists()

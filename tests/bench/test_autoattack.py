@@ -17,7 +17,7 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 import robustcl
-from robustcl.bench.attacks import Attack, identity, judges
+from robustcl.bench.attacks import Attack, Engine, identity, judges
 from robustcl.bench.autoattack import reference
 from robustcl.bench.autoattack.attacks import APGD, FAB, Square
 from robustcl.bench.autoattack.versions import VERSIONS
@@ -46,7 +46,7 @@ def short(bench: list[Attack], queries: int = QUERIES, steps: int = 100) -> list
 def ours(
     model: nn.Module, images: Images, threat: Threat, batch: int, name: str = "autoattack", **fewer: int
 ) -> pd.DataFrame:
-    bench = short(judges([name], images.classes, batch)[name], **fewer)
+    bench = short(judges([name], images.classes, Engine(name="reference", batch=batch))[name], **fewer)
     return judge(model, images, Trial(threat=threat, judges={name: bench}))
 
 
@@ -192,7 +192,7 @@ def test_few_and_many_classes(classes: int, version: str) -> None:
     model = network(classes)
     images = images_for(model, 4, classes=classes, wrong=1)
     before = torch.get_rng_state()
-    bench = judges([version], classes, 8)[version]
+    bench = judges([version], classes, Engine(name="reference", batch=8))[version]
     names = [attack.name for attack in VERSIONS[version](10, batch=8)]
     few = {"apgd-t": 4, "apgd-dlr-100x5": 3, "apgd-dlr-eot20": 3}
     assert [attack.name for attack in bench] == [name for name in names if classes >= few.get(name, 2)]
@@ -210,14 +210,14 @@ def test_few_and_many_classes(classes: int, version: str) -> None:
 @pytest.mark.parametrize(("name", "classes", "needs"), [("apgd-dlr", 2, 3), ("apgd-t", 3, 4)])
 def test_a_loss_for_more_classes_is_refused_in_one_line(name: str, classes: int, needs: int) -> None:
     with pytest.raises(UserError) as caught:
-        judges([name], classes, 8)
+        judges([name], classes, Engine(name="reference", batch=8))
     expected = f"attacks: {name}: its loss needs {needs} classes, the model has {classes}; try apgd-ce or pgd-margin-20"
     assert one_line(caught.value) == expected
 
 
 def test_one_class_is_refused() -> None:
     with pytest.raises(UserError, match="a model of 1 class, expected at least 2"):
-        judges(["autoattack"], 1, 8)
+        judges(["autoattack"], 1, Engine(name="reference", batch=8))
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])

@@ -70,7 +70,7 @@ def own(model: Any, x: Tensor, y: Tensor, threat: Threat, generator: Any) -> Ten
 
 
 def test_a_callable_has_one_too() -> None:
-    text = fingerprint("own", judges([own], 10, 8)["own"], THREAT, 0)
+    text = fingerprint("own", judges([own], 10)["own"], THREAT, 0)
     assert text.startswith("own@(a callable); linf 8/255; seed 0; sha:")
 
 
@@ -171,7 +171,7 @@ def test_callables_are_told_apart_by_what_they_bring_along() -> None:
             return x + self.size
 
     def said(attack: Any) -> str:
-        ((name, bench),) = judges([attack], 10, 4).items()
+        ((name, bench),) = judges([attack], 10).items()
         return fingerprint(name, bench, THREAT, 0)
 
     for kind in (noise, Noise):
