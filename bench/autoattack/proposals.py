@@ -108,9 +108,10 @@ class Signs(Proposals):
         """The new window."""
         drawn = (self.source.query(state.at, 2 + self.signs, 0) * self.values).long()
         row, column, up = drawn.split([1, 1, self.signs], 1)
-        self.places = self.window + self.grid.moved(row, column)
-        edges = torch.add(self.places, up.repeat(1, self.side**2), alpha=self.grid.size)
-        self.fresh = state.origin.gather(1, edges)
+        corner = self.grid.moved(row, column)
+        edges = torch.add(corner, up, alpha=self.grid.size)[:, :, None] + self.window
+        self.places = corner + self.window.view(-1)
+        self.fresh = state.origin.gather(1, edges.view(len(edges), -1))
         self.old = state.point.gather(1, self.places)
         state.point.scatter_(1, self.places, self.fresh)
 
@@ -151,33 +152,33 @@ class Bumps(Proposals, ABC):
         m, c = len(state.at), self.grid.channels
         drawn = self.source.query(state.at, 5, c)
         row, column, row2, column2, turned = (drawn[:, :5] * self.values).long().split(1, 1)
-        self.first = self.window + self.grid.moved(row, column)
-        second = self.window + self.grid.moved(row2, column2)
+        window = self.window.view(-1)
+        self.first, second = window + self.grid.moved(row, column), window + self.grid.moved(row2, column2)
         self.places = torch.cat([self.first, second], 1)
         self.old, images = state.point.gather(1, self.places), state.origin.gather(1, self.places)
-        inside, other = (self.old - images).view(m, 2, -1, c).unbind(1)
+        inside, other = (self.old - images).view(m, 2, c, -1).unbind(1)
         self.image, second_image = images.chunk(2, 1)
         state.point.scatter_(1, second, second_image)
-        rest = (state.point.gather(1, self.first) - self.image).view(m, -1, c)
+        rest = (state.point.gather(1, self.first) - self.image).view(m, c, -1)
         self.spent = self.measure(other) + self.measure(rest)  # of both windows, what they share counted once
         bump = torch.addcmul(
             inside / (self._norm(inside) + _SMALL),
-            self.shapes.index_select(0, turned[:, 0])[:, :, None],
-            _signs(drawn[:, 5:])[:, None],
+            self.shapes.index_select(0, turned[:, 0])[:, None],
+            _signs(drawn[:, 5:])[:, :, None],
         )
         bump *= self.norm_for(state.length[:, None]) / (self._norm(bump) + _SMALL)
         return self.image + bump.view(m, -1)
 
     @abstractmethod
     def measure(self, change: Tensor) -> Tensor:
-        """(m, k, c) changes to (m, 1, c), what adds up over pixels."""
+        """(m, c, k) changes to (m, c, 1), what adds up over pixels."""
 
     @abstractmethod
     def norm_for(self, length: Tensor) -> Tensor:
-        """(m, 1, c) the norms that the new bumps have."""
+        """(m, c, 1) the norms that the new bumps have."""
 
     def _norm(self, change: Tensor) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(change, self.order, dim=1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(change, self.order, dim=2, keepdim=True)
         return norm
 
     def _shapes(self, side: int) -> Tensor:
@@ -198,7 +199,7 @@ class L2Bumps(Bumps):
         return origin, point, (point - origin).square().sum(1, keepdim=True)
 
     def measure(self, change: Tensor) -> Tensor:
-        return change.square().sum(1, keepdim=True)
+        return change.square().sum(2, keepdim=True)
 
     def norm_for(self, length: Tensor) -> Tensor:
         return ((self.eps**2 - length).clamp_min(0) / self.grid.channels + self.spent).sqrt()
@@ -207,7 +208,7 @@ class L2Bumps(Bumps):
         fresh = self.swap(state).clamp_(0, 1)
         state.point.scatter_(1, self.first, fresh)
         held = (fresh - self.image).square().sum(1, keepdim=True)
-        self.length = state.length - self.spent.sum(2) + held
+        self.length = state.length - self.spent.sum(1) + held
 
     def back(self, state: Hunt, better: Tensor) -> None:
         held = state.point.gather(1, self.places)
@@ -227,7 +228,7 @@ class L1Bumps(Bumps):
         return origin, origin + change, change.abs().sum(1, keepdim=True)
 
     def measure(self, change: Tensor) -> Tensor:
-        return change.abs().sum(1, keepdim=True)
+        return change.abs().sum(2, keepdim=True)
 
     def norm_for(self, length: Tensor) -> Tensor:
         return (self.eps - length).clamp_min(0) + self.grid.channels * self.spent

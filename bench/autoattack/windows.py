@@ -35,11 +35,11 @@ class Grid:
         return min(side + (least > 1 and side % 2 == 0), self.height, self.width)
 
     def window(self, side: int) -> Tensor:
-        """(side^2 * c,) places of the topmost, leftmost window in a flat image, pixel by pixel."""
+        """(c, side^2) places of the topmost, leftmost window in a flat image."""
         channel, row, column = self.strides
-        line = torch.arange(side, device=self.device)
-        channels = torch.arange(self.channels, device=self.device) * channel
-        return ((line * row)[:, None, None] + (line * column)[:, None] + channels).flatten()
+        line, channels = (torch.arange(n, device=self.device) for n in (side, self.channels))
+        pixels = (line * row)[:, None] + line * column
+        return channels[:, None] * channel + pixels.flatten()
 
     def moved(self, row: Tensor, column: Tensor) -> Tensor:
         """How far in a flat image a window lies that is moved by so many pixels."""
