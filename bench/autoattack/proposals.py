@@ -11,7 +11,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from robustcl.bench.autoattack.ball import l1_change
 from robustcl.bench.autoattack.search import Rows, Search
 from robustcl.bench.autoattack.windows import Grid, bumps
 
@@ -147,39 +146,22 @@ class Bumps(Proposals, ABC):
                 tile += (bump * _signs(drawn[:, 1:])[:, :, None, None])[:, :, : tile.shape[2], : tile.shape[3]]
         return change
 
-    def swap(self, state: Hunt) -> Tensor:
-        """Empty the second window and return what the first will hold (m, k), before the box."""
-        m, c = len(state.at), self.grid.channels
-        drawn = self.source.query(state.at, 5, c)
+    def draw(self, state: Hunt) -> None:
+        """The windows: places (m, k) of the one that gets a bump, and of the one that is emptied; bump and signs."""
+        drawn, window = self.source.query(state.at, 5, self.grid.channels), self.window.view(-1)
         row, column, row2, column2, turned = (drawn[:, :5] * self.values).long().split(1, 1)
-        window = self.window.view(-1)
-        self.first, second = window + self.grid.moved(row, column), window + self.grid.moved(row2, column2)
-        self.places = torch.cat([self.first, second], 1)
-        self.old, images = state.point.gather(1, self.places), state.origin.gather(1, self.places)
-        inside, other = (self.old - images).view(m, 2, c, -1).unbind(1)
-        self.image, second_image = images.chunk(2, 1)
-        state.point.scatter_(1, second, second_image)
-        rest = (state.point.gather(1, self.first) - self.image).view(m, c, -1)
-        self.spent = self.measure(other) + self.measure(rest)  # of both windows, what they share counted once
-        bump = torch.addcmul(
-            inside / (self._norm(inside) + _SMALL),
-            self.shapes.index_select(0, turned[:, 0])[:, None],
-            _signs(drawn[:, 5:])[:, :, None],
-        )
-        bump *= self.norm_for(state.length[:, None]) / (self._norm(bump) + _SMALL)
-        return self.image + bump.view(m, -1)
+        self.first, self.second = window + self.grid.moved(row, column), window + self.grid.moved(row2, column2)
+        self.shape = self.shapes.index_select(0, turned[:, 0])[:, None]
+        self.sign = _signs(drawn[:, 5:])[:, :, None]
+
+    def bump(self, inside: Tensor, length: Tensor) -> Tensor:
+        """(m, k) the drawn bumps upon the change (m, c, k / c) there is, scaled to lengths (m, c, 1)."""
+        bump = torch.addcmul(inside / (self.length(inside) + _SMALL), self.shape, self.sign)
+        return (bump / (self.length(bump) + _SMALL) * length).flatten(1)
 
     @abstractmethod
-    def measure(self, change: Tensor) -> Tensor:
-        """(m, c, k) changes to (m, c, 1), what adds up over pixels."""
-
-    @abstractmethod
-    def norm_for(self, length: Tensor) -> Tensor:
-        """(m, c, 1) the norms that the new bumps have."""
-
-    def _norm(self, change: Tensor) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(change, self.order, dim=2, keepdim=True)
-        return norm
+    def length(self, change: Tensor) -> Tensor:
+        """(m, c, k) to (m, c, 1), in this norm."""
 
     def _shapes(self, side: int) -> Tensor:
         return bumps(side, self.order, self.grid.device).flatten(1)
@@ -192,59 +174,76 @@ class L2Bumps(Bumps):
 
     def start(self, at: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tiles, as long as the radius."""
-        change = self.grid.flat(self.tiles(at, x))
-        change *= self.eps / (torch.linalg.vector_norm(change, dim=1, keepdim=True) + _SMALL)
-        origin = self.grid.flat(x)
-        point = (origin + change).clamp_(0, 1)
-        return origin, point, (point - origin).square().sum(1, keepdim=True)
-
-    def measure(self, change: Tensor) -> Tensor:
-        return change.square().sum(2, keepdim=True)
-
-    def norm_for(self, length: Tensor) -> Tensor:
-        return ((self.eps**2 - length).clamp_min(0) / self.grid.channels + self.spent).sqrt()
+        origin, change = self.grid.flat(x), self.grid.flat(self.tiles(at, x))
+        point = (origin + self.eps / (_energy(change).sqrt() + _SMALL) * change).clamp_(0, 1)
+        return origin, point, _energy(point - origin)
 
     def move(self, state: Hunt) -> None:
-        fresh = self.swap(state).clamp_(0, 1)
+        """The changes of both windows go into the first; what they share counts once."""
+        self.draw(state)
+        self.places = torch.cat([self.first, self.second], 1)
+        self.old, images = state.point.gather(1, self.places), state.origin.gather(1, self.places)
+        inside, other = (self.old - images).view(len(images), 2, self.grid.channels, -1).unbind(1)
+        image, emptied = images.chunk(2, 1)
+        state.point.scatter_(1, self.second, emptied)
+        alone = (state.point.gather(1, self.first) - image).view_as(inside)
+        held = _energy(other) + _energy(alone)
+        room = (self.eps**2 - state.length[:, None]).clamp_min(0) / self.grid.channels
+        fresh = (image + self.bump(inside, (room + held).sqrt())).clamp_(0, 1)
         state.point.scatter_(1, self.first, fresh)
-        held = (fresh - self.image).square().sum(1, keepdim=True)
-        self.length = state.length - self.spent.sum(1) + held
+        self.new_length = state.length - held.sum(1) + _energy(fresh - image)
 
     def back(self, state: Hunt, better: Tensor) -> None:
+        """The old windows."""
         held = state.point.gather(1, self.places)
         state.point.scatter_(1, self.places, torch.where(better, held, self.old))
-        state.length = torch.where(better, self.length, state.length)
+        state.length = torch.where(better, self.new_length, state.length)
+
+    def length(self, change: Tensor) -> Tensor:
+        """The root of the sum of squares."""
+        return _energy(change).sqrt()
 
 
 class L1Bumps(Bumps):
-    """In l1 the bump is longer than the radius allows, and the whole image is projected."""
+    """In l1 the bump of an image with colours is longer than the radius allows, and the image is projected.
+
+    What rounding leaves of a change that the projection undid is a change to the released code, and it goes by its
+    direction. So sums are taken here as it takes them; elsewhere that does not matter.
+    """
 
     order = 1
 
     def start(self, at: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tiles, projected."""
         origin = self.grid.flat(x)
-        change = l1_change(origin, self.grid.flat(self.tiles(at, x)), self.eps * _INSIDE)
-        return origin, origin + change, change.abs().sum(1, keepdim=True)
-
-    def measure(self, change: Tensor) -> Tensor:
-        return change.abs().sum(2, keepdim=True)
-
-    def norm_for(self, length: Tensor) -> Tensor:
-        return (self.eps - length).clamp_min(0) + self.grid.channels * self.spent
+        point = self._projected(origin, self.grid.flat(self.tiles(at, x)))
+        return origin, point, self.length(point - origin)
 
     def move(self, state: Hunt) -> None:
-        self.before = state.point
-        state.point = state.point.clone()
-        wanted = self.swap(state)
-        change = state.point.scatter_(1, self.first, wanted) - state.origin
-        change = l1_change(state.origin, change, self.eps * _INSIDE)
-        state.point = state.origin + change
-        self.length = change.abs().sum(1, keepdim=True)
+        """The changes of both windows go into the first, times the channels."""
+        self.draw(state)
+        m, c = len(state.at), self.grid.channels
+        change = state.point - state.origin
+        inside = change.gather(1, self.first)
+        both = torch.zeros_like(change).scatter_(1, self.first, inside)
+        both.scatter_(1, self.second, change.gather(1, self.second))
+        room = (self.eps - state.length[:, None]).clamp_min(0) / c
+        bump = self.bump(inside.view(m, c, -1), room + self.length(both.view(m, c, -1))) * c
+        change.scatter_(1, self.second, 0).scatter_(1, self.first, bump)
+        self.before, state.point = state.point, self._projected(state.origin, change)
+        self.new_length = self.length(state.point - state.origin)
 
     def back(self, state: Hunt, better: Tensor) -> None:
+        """The old images."""
         state.point = torch.where(better, state.point, self.before)
-        state.length = torch.where(better, self.length, state.length)
+        state.length = torch.where(better, self.new_length, state.length)
+
+    def length(self, change: Tensor) -> Tensor:
+        """The sum of sizes."""
+        return change.abs().sum(-1, keepdim=True)
+
+    def _projected(self, origin: Tensor, change: Tensor) -> Tensor:
+        return origin + change + self.source.l1_back(origin, change, self.eps * _INSIDE)
 
 
 def proposals(search: Search, grid: Grid) -> Proposals:
@@ -255,3 +254,7 @@ def proposals(search: Search, grid: Grid) -> Proposals:
 
 def _signs(drawn: Tensor) -> Tensor:
     return (drawn - 0.5).sign()
+
+
+def _energy(change: Tensor) -> Tensor:
+    return change.square().sum(-1, keepdim=True)

@@ -35,7 +35,8 @@ def check(judge: Judge, name: str) -> None:
 def attack(search: Search, plan: Plan) -> None:
     """Propose squares to every image that is still right; out as soon as one breaks it."""
     c, h, w = search.x.shape[1:]
-    grid = Grid((c, h, w), last=search.model.copied, device=search.x.device)
+    last = search.model.last and search.threat.norm != "l1"  # the package's l1 projection rounds in the other order
+    grid = Grid((c, h, w), last=last, device=search.x.device)
     lowest = torch.full((len(search.rows), 1), torch.inf, device=search.x.device)
     for _ in range(plan.restarts):
         at = search.left

@@ -49,18 +49,19 @@ class Grid:
 
 def bumps(side: int, order: int, device: torch.device) -> Tensor:
     """(2, side, side) a hill above a hollow, and the same transposed; of length 1 in the norm of `order` (1 or 2)."""
-    above = _hill(side // 2, side, order, device)
-    below = _hill(side - side // 2, side, order, device)
-    bump = torch.cat([above, -below])
-    bump = bump / torch.linalg.vector_norm(bump, order)
+    above, below = _hill(side // 2, side, order, device), _hill(side - side // 2, side, order, device)
+    bump = _unit(torch.cat([above, -below]), order)
     return torch.stack([bump, bump.T])
 
 
 def _hill(rows: int, columns: int, order: int, device: torch.device) -> Tensor:
-    """Ring around ring falls by 1/k^2 in l2 and by 1/k^4 in l1; of length 1."""
+    """Ring upon ring, the k-th as high as 1/k^2 in l2 and 1/k^4 in l1; of length 1, added up as the package does."""
     high, wide = ((torch.arange(size, device=device) - size // 2).abs() for size in (rows, columns))
-    ring = torch.maximum(high[:, None], wide[None, :])
-    rings = torch.arange(1, max(rows, columns) // 2 + 2, device=device)
-    heights = (1.0 / rings ** (4 if order == 1 else 2)).flip(0).cumsum(0).flip(0)
-    hill: Tensor = heights[ring]
-    return hill / torch.linalg.vector_norm(hill, order)
+    ring, hill = torch.maximum(high[:, None], wide), torch.zeros(rows, columns, device=device)
+    for number in range(max(rows, columns) // 2 + 1):
+        hill += (ring <= number) / (number + 1) ** (4 if order == 1 else 2)
+    return _unit(hill, order)
+
+
+def _unit(bump: Tensor, order: int) -> Tensor:
+    return bump / (bump.abs().sum() if order == 1 else bump.square().sum().sqrt())
