@@ -1,4 +1,4 @@
-"""The only owner of Square's windows: their sides, images as flat rows, places in them, the bumps of l2 and l1."""
+"""The only owner of Square's windows: their sides, images as flat rows, places in them."""
 
 import math
 from bisect import bisect_left
@@ -45,23 +45,3 @@ class Grid:
         """How far in a flat image a window lies that is moved by so many pixels."""
         _, along, across = self.strides
         return torch.add(column if across == 1 else column * across, row, alpha=along)
-
-
-def bumps(side: int, order: int, device: torch.device) -> Tensor:
-    """(2, side, side) a hill above a hollow, and the same transposed; of length 1 in the norm of `order` (1 or 2)."""
-    above, below = _hill(side // 2, side, order, device), _hill(side - side // 2, side, order, device)
-    bump = _unit(torch.cat([above, -below]), order)
-    return torch.stack([bump, bump.T])
-
-
-def _hill(rows: int, columns: int, order: int, device: torch.device) -> Tensor:
-    """Ring upon ring, the k-th as high as 1/k^2 in l2 and 1/k^4 in l1; of length 1, added up as the package does."""
-    high, wide = ((torch.arange(size, device=device) - size // 2).abs() for size in (rows, columns))
-    ring, hill = torch.maximum(high[:, None], wide), torch.zeros(rows, columns, device=device)
-    for number in range(max(rows, columns) // 2 + 1):
-        hill += (ring <= number) / (number + 1) ** (4 if order == 1 else 2)
-    return _unit(hill, order)
-
-
-def _unit(bump: Tensor, order: int) -> Tensor:
-    return bump / (bump.abs().sum() if order == 1 else bump.square().sum().sqrt())

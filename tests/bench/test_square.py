@@ -5,19 +5,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-import pyautoattack.square
 import pytest
 import torch
-from pyautoattack.autopgd_base import L1_projection
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustcl.bench.autoattack.attacks import Square
+from robustcl.bench.autoattack.bumps import bumps
 from robustcl.bench.autoattack.search import Search
-from robustcl.bench.autoattack.windows import Grid, bumps
+from robustcl.bench.autoattack.windows import Grid
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.judge import Counted, Judge
+from robustcl.models import lean
 from robustcl.models.lean import Lean
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
@@ -42,11 +42,12 @@ def wide() -> tuple[nn.Module, Images]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(4)
         body = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Flatten()]
-        model = nn.Sequential(*body, nn.Linear(120, 5))
+        head = nn.Linear(120, 5)
+        model = nn.Sequential(*body, head)
         x = torch.rand(23, 3, 10, 13)
         model(x)
     with torch.no_grad():
-        model.eval()[-1].bias.sub_(model(x).mean(0))  # so that every class occurs
+        head.bias.sub_(model.eval()(x).mean(0))  # so that every class occurs
         y = model(x).argmax(1)
     return model, Images(x, y, classes=5, name="random")
 
@@ -109,12 +110,6 @@ def judged(model: nn.Module, images: Images, threat: Threat, attack: Square, bat
     return found
 
 
-def settled(x: Tensor, change: Tensor, radius: float) -> Tensor:
-    """The released projection, where a pixel that it puts back to the image gets the image's very value."""
-    left = change + L1_projection(x, change, radius)
-    return x + torch.where(left.abs() < 1e-6, 0, left) - (x + change)
-
-
 @pytest.mark.parametrize("kind", ["digits", "wide"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_the_best_points_are_those_of_the_released_code(
@@ -123,10 +118,9 @@ def test_the_best_points_are_those_of_the_released_code(
     """After 40 queries, of the images that are broken and of those that are not.
 
     In l1 the released code takes what rounding leaves of an unchanged pixel for a change and blows it up to length 1:
-    images that are moved by 1e-7 go elsewhere within 20 queries. It is compared with such pixels put back.
+    images that are moved by 1e-7 go elsewhere within 20 queries. So the network may not round otherwise either.
     """
-    if norm == "l1":
-        monkeypatch.setattr(pyautoattack.square, "L1_projection", settled)
+    monkeypatch.setattr(lean, "lighter", lambda *_: None)
     model, images = digits if kind == "digits" else wide()
     threat = Threat((EPS if kind == "digits" else WIDE)[norm], norm=norm)
     ours = judged(model, images, threat, Square(engine="replay", queries=40, batch=100))
@@ -139,8 +133,8 @@ def test_the_best_points_are_those_of_the_released_code(
     assert ours.point is not None
     assert (points - ours.x).abs().max() > 0.01
     assert 0 < (ours.step >= 0).sum() < len(ours.y)
-    assert (ours.point - points).abs().max() < (3e-5 if norm == "l1" else 3e-6)
-    assert (ours.outside < (2e-5 if norm == "l1" else 2e-6)).all()
+    assert (ours.point - points).abs().max() < 3e-6
+    assert (ours.outside < 1e-5).all()
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -230,7 +224,7 @@ class Calls(TorchDispatchMode):
     """Counts what torch is asked to do outside the model."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: Counter[str] = Counter()
         self.inside = False
 
@@ -240,7 +234,7 @@ class Calls(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("norm", "most"), [("linf", 33), ("l2", 74)])
+@pytest.mark.parametrize(("norm", "most"), [("linf", 33), ("l2", 71)])
 def test_a_query_makes_few_calls(
     norm: Any, most: int, digits: tuple[nn.Module, Images], monkeypatch: pytest.MonkeyPatch
 ) -> None:
