@@ -69,14 +69,14 @@ def _run(search: Search, plan: Plan, state: Chase) -> None:
     """So many steps with every image that does not leave before."""
     norm, eps = search.threat.norm, float(search.threat.eps)
     claims = Claims(search, search.x[state.at])
-    for number in range(plan.steps):
+    for number in range(1, plan.steps + 1):
         gap, weights = _plane(search, state) if plan.targeted else _nearest_plane(search, state)
         points = _towards(search, state, gap, weights)
         images = search.images_of(points)
         wrong = search.answers(state.at, images).argmax(1) != state.y
         inside = lengths(norm, points - state.x) <= eps
         state.point = torch.lerp(state.x, points, torch.where(wrong, _BACK, 1.0)[:, None])
-        stays = claims.settle(state.at, images, wrong & inside, number, last=number + 1 == plan.steps)
+        stays = claims.settle(state.at, images, wrong & inside, number, last=number == plan.steps)
         if stays is not None:
             state.keep(stays)
             if not len(state.at):
