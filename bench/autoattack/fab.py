@@ -33,7 +33,7 @@ class Plan:
 
 @dataclass
 class Chase(Rows):
-    """What FAB holds of the images that it still works with: `x` and `point` (m, d) as rows, `goal` the target's class."""
+    """What FAB holds of the images that it still works with: `x` and `point` as rows (m, d), `goal` the target."""
 
     at: Tensor
     x: Tensor
@@ -106,12 +106,12 @@ def _nearest_plane(search: Search, state: Chase) -> tuple[Tensor, Tensor]:
         weights = search.rows_of(pull(torch.zeros_like(logits).scatter_(1, other, 1).scatter_(1, own, -1)))
         distance = gap.abs() / (_SMALL + slopes(search.threat.norm, weights))
         if not number:
-            best = distance, gap, weights
+            nearest, best, plane = distance, gap, weights
             continue
-        closer = distance < best[0]
-        wide = closer[:, None]
-        best = torch.where(closer, distance, best[0]), torch.where(closer, gap, best[1]), torch.where(wide, weights, best[2])
-    return best[1], best[2]
+        closer = distance < nearest
+        nearest, best = torch.where(closer, distance, nearest), torch.where(closer, gap, best)
+        plane = torch.where(closer[:, None], weights, plane)
+    return best, plane
 
 
 def _towards(search: Search, state: Chase, gap: Tensor, weights: Tensor) -> Tensor:

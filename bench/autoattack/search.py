@@ -77,11 +77,11 @@ class Search:
 
     def pullback(self, at: Tensor, points: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Logits (m, classes), and what gives the gradient (m, ...) of their sum with weights (m, classes)."""
-        self._book(at, 1)
+        self.book(at, 1)
         logits, pull = self.model.pullback(points)
 
         def booked(weights: Tensor) -> Tensor:
-            self._book(at, 1)
+            self.book(at, 1)
             return pull(weights)
 
         return logits, booked

@@ -1,16 +1,20 @@
 """FAB of our engine: the package's verdicts image by image, draws per image, and searches that round."""
 
+import dataclasses
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from robustcl.bench.autoattack.attacks import FAB
 from robustcl.bench.autoattack.search import Search
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.models.threat import Norm, Threat
+from robustcl.pretraining.images import Images
 from tests.bench.engines import digits, random, records, same, still, threat
 
 NORMS: list[Norm] = ["linf", "l2", "l1"]
@@ -30,26 +34,146 @@ def test_with_the_packages_draws_not_one_verdict_differs(norm: Norm, targeted: b
     assert replayed["passes"].sum() < released["passes"].sum()
 
 
-@pytest.mark.parametrize(("targeted", "norm"), [(True, "linf"), (False, "linf"), (True, "l2"), (False, "l1")])
-@pytest.mark.parametrize(("classes", "steps"), [(2, 10), (3, 10), (1000, 2)])
-def test_few_and_many_classes(classes: int, steps: int, targeted: bool, norm: Norm) -> None:
-    model, images = random(classes, n=24 if classes < 1000 else 10)
-    ball = Threat(CLASSES[classes, norm], norm=norm)
-    fields: dict[str, Any] = {"targeted": targeted, "steps": steps, "restarts": 2, "batch": 7}
+RADII: dict[int, tuple[str, str, str]] = {
+    2: ("1/20", "1/8", "1/3"),
+    3: ("1/50", "1/8", "1/3"),
+    1000: ("1/200", "1/50", "1/25"),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("targeted", [True, False])
+@pytest.mark.parametrize("classes", list(RADII))
+def test_few_and_many_classes(classes: int, targeted: bool, norm: Norm) -> None:
+    model, images = random(classes, n=9 if classes == 1000 else 24)
+    fields: dict[str, Any] = {"targeted": targeted, "restarts": 2, "batch": 7, "targets": 3}
+    fields["steps"] = 2 if classes == 1000 else 10
+    ball = threat(norm, RADII[classes][NORMS.index(norm)])
     released, replayed = (
         records(model, images, FAB(engine=engine, **fields), ball) for engine in ("reference", "replay")
     )
     same(replayed, released)
 
 
-CLASSES = {
-    (2, "linf"): "1/20",
-    (3, "linf"): "1/30",
-    (1000, "linf"): "1/100",
-    (2, "l2"): "1/5",
-    (3, "l2"): "1/8",
-    (1000, "l2"): "1/25",
-    (2, "l1"): "1/2",
-    (3, "l1"): "1/3",
-    (1000, "l1"): "1/10",
-}
+@pytest.mark.parametrize("norm", NORMS)
+def test_draws_are_the_images_own(norm: Norm) -> None:
+    model, images = digits(n=24)
+    attack = FAB(steps=4, restarts=3, targets=2, engine="fast")
+    whole = records(model, images, attack, threat(norm))
+    parts = records(model, images, attack, threat(norm), batch=7)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    mixed = records(model, images.take(order), attack, threat(norm)).sort_index()
+    for other in (parts, mixed):
+        assert whole[["answer", "right", "step", "passes"]].equals(other[["answer", "right", "step", "passes"]])
+        assert whole["margin"].to_numpy() == pytest.approx(other["margin"].to_numpy(), abs=1e-4)
+    again = records(model, images, attack, threat(norm), seed=1)
+    assert whole["margin"].tolist() != again["margin"].tolist()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_every_break_is_one_of_the_model_itself_whatever_the_search_rounds(
+    norm: Norm, precision: Any, tmp_path: Path
+) -> None:
+    model, images = digits()
+    attack = FAB(steps=20, targets=4, precision=precision, engine="fast")
+    file = tmp_path / "points.npz"
+    found = judge(model, images, Trial(threat=threat(norm), judges={"it": [attack]}, save=file))
+    right = found.groupby("image")["right"].last().to_numpy()
+    saved = np.load(file)
+    points = torch.from_numpy(saved["adversarial"])
+    assert still(model, points, images.labels).tolist() == right.tolist() == (~saved["broken"]).tolist()
+    assert threat(norm).distance(points, images.floats(slice(None))).max() <= float(threat(norm).eps) * (1 + 1e-5)
+    assert (points.min(), points.max()) == (0, 1)
+    exact = records(model, images, dataclasses.replace(attack, precision="float32"), threat(norm))
+    assert abs(int(right.sum()) - int(exact["right"].sum())) <= 2
+    assert 0 < right.sum() < len(images)
+
+
+@pytest.mark.parametrize("targeted", [True, False])
+def test_looking_seldom_changes_no_verdict(targeted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = digits()
+    attack = FAB(steps=13, targets=3, targeted=targeted, engine="fast")
+    often = records(model, images, attack, threat("linf"))
+    before = Search.__init__
+
+    def seldom(self: Search, *given: Any) -> None:
+        before(self, *given)
+        self.every = 10
+
+    monkeypatch.setattr(Search, "__init__", seldom)
+    rarely = records(model, images, attack, threat("linf"))
+    assert often["right"].tolist() == rarely["right"].tolist()
+    assert often["passes"].sum() < rarely["passes"].sum()
+
+
+@pytest.mark.parametrize(("targeted", "step", "around"), [(True, 3, 2), (False, 11, 1)])
+def test_passes_are_those_that_are_made(targeted: bool, step: int, around: int) -> None:
+    model, images = digits()
+    attack = FAB(steps=9, targets=2, targeted=targeted, engine="fast")
+    found = records(model, images, attack, threat("linf"))
+    right, broken = found[found["right"]], found[~found["right"]]
+    runs = 2 if targeted else 1
+    assert right["passes"].unique().tolist() == [step * runs * 9 + around]
+    assert right["passes"].max() <= attack.cost(10)
+    ran = (broken["passes"] - around - step * broken["step"]).to_numpy()
+    assert set(ran) <= {0, 9 * step}, "whole runs before, and what it took in the last one"
+    assert (broken["step"] == 1).any()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layout", ["view", "reshape", "drawn"])
+def test_images_in_any_order_in_memory(channels: int, layout: str) -> None:
+    model = Layers(channels, layout).eval()
+    pixels = torch.rand(20, channels, 6, 6, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        labels = model(pixels).argmax(1)
+    images = Images(pixels, labels, classes=4, name="random")
+    fields: dict[str, Any] = {"steps": 6, "batch": 9, "restarts": 2}
+    for norm, eps in (("linf", "1/50"), ("l2", "1/10")):
+        released, replayed = (
+            records(model, images, FAB(engine=engine, **fields), Threat(eps, norm=norm))
+            for engine in ("reference", "replay")
+        )
+        same(replayed, released)
+
+
+class Layers(nn.Module):
+    """Convolutions whose answer is flattened by one call or another; `drawn` cannot be copied."""
+
+    def __init__(self, channels: int, layout: str) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.conv, self.head = nn.Conv2d(channels, 6, 3), nn.Linear(96, 4)
+        for p in self.parameters():
+            nn.init.normal_(p, std=0.3, generator=g)
+        self.layout = layout
+        if layout == "drawn":
+            self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x.view(len(x), *x.shape[1:]) - 0.5).relu()
+        answer: Tensor = self.head(h.view(len(h), -1) if self.layout == "view" else h.flatten(1))
+        return answer
+
+
+def test_no_radius_and_no_gradient() -> None:
+    model, images = digits(n=8)
+    found = records(model, images, FAB(steps=3, engine="fast"), Threat(0))
+    assert found["right"].all()
+    assert found["distance"].max() == 0
+    for targeted in (True, False):
+        attack = FAB(steps=3, restarts=2, targeted=targeted, engine="fast")
+        assert records(Cut(model), images, attack, threat("l1"))["right"].all()
+
+
+class Cut(nn.Module):
+    """A model whose answers know nothing of the images' gradient."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.model(x.detach())
+        return answer
