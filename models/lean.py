@@ -77,8 +77,8 @@ class Lean:
         return logits.detach(), pull
 
     def _forward(self, images: Tensor) -> Tensor:
-        if self.last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        if images.dim() == 4:
+            images = images.contiguous(memory_format=torch.channels_last if self.last else torch.contiguous_format)
         if self.precision != "bfloat16":
             return self.model(images).float()
         with torch.autocast(self.device, torch.bfloat16):
