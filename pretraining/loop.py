@@ -1,6 +1,7 @@
 """The only owner of the training loop: every method and every scheme runs through `fit`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
+from robustcl.models.folding import folded
 from robustcl.models.seeding import generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
@@ -71,7 +73,8 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
         if training.coreset is not None and training.coreset.due(epoch):
             state.coreset = _select(work, training.coreset, epoch)
         schedule = _schedule(work, history)
-        row = _epoch(work, optimiser, epoch, state.coreset, schedule)
+        with folded(net.encoder) if method.freezes else nullcontext():
+            row = _epoch(work, optimiser, epoch, state.coreset, schedule)
         if watch is not None and watch.due(epoch + 1, training.epochs):
             row |= watch.measure(encoder, _route(method, encoder), epoch + 1)
         history.append(row)
@@ -129,6 +132,7 @@ def _check(method: Method, run: Run) -> None:
 
 def _prepare(method: Method, net: Net) -> None:
     net.train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in which convolutions are fastest
     net.requires_grad_(True)
     net.beside.requires_grad_(False)
     if method.freezes:
