@@ -56,9 +56,13 @@ class Lean:
                 found = None
         return logits.detach(), each.detach(), torch.zeros_like(images) if found is None else found
 
+    def laid_out(self, images: Tensor) -> Tensor:
+        """The same images in the order that the model answers fastest in."""
+        channels_last = self.copied and images.dim() == 4
+        return images.contiguous(memory_format=torch.channels_last) if channels_last else images
+
     def _forward(self, images: Tensor) -> Tensor:
-        if self.copied and images.dim() == 4:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = self.laid_out(images)
         if self.precision != "bfloat16":
             return self.model(images).float()
         with torch.autocast(self.device, torch.bfloat16):
