@@ -5,6 +5,7 @@ the generator and on its place in the batch alone, not on how many images follow
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -98,17 +99,27 @@ def _weaker(op: Operation, s: float) -> Operation:
     return replace(op, p=s * op.p) if isinstance(op, Grayscale) else op
 
 
-def apply(recipe: Recipe, images: Tensor, generator: torch.Generator) -> Tensor:
+def apply(recipe: Recipe, images: Tensor, generator: torch.Generator, compiled: bool = False) -> Tensor:
     """One view per image: (n, c, h, w) float in [0, 1] to the same shape and range, on the device of the images.
 
     The generator moves by the same amount whatever happens to each image. It may lie on another device: drawn on the
-    CPU, parameters are the same everywhere. Errors: `UserError` for images that are not (n, c, h, w) floats.
+    CPU, parameters are the same everywhere. `compiled` fuses the operations (`torch.compile`: up to a minute at the
+    first call; results within 1e-5). Errors: `UserError` for images that are not (n, c, h, w) floats.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise UserError(f"views: {images.dtype} of shape {tuple(images.shape)}, expected floats (n, c, h, w)")
-    draws = [op.draws for op in recipe.ops]
-    table = torch.rand(len(images), sum(draws), generator=generator, device=generator.device).to(images)
+    columns = sum(op.draws for op in recipe.ops)
+    table = torch.rand(len(images), columns, generator=generator, device=generator.device).to(images)
     with torch.autocast(images.device.type, enabled=False):  # an image in bfloat16 has lost its last bits
-        for op, numbers in zip(recipe.ops, table.split(draws, dim=1), strict=True):
-            images = op(images, numbers)
+        return (_compiled(recipe) if compiled else functools.partial(_chain, recipe))(images, table)
+
+
+def _chain(recipe: Recipe, images: Tensor, table: Tensor) -> Tensor:
+    for op, numbers in zip(recipe.ops, table.split([op.draws for op in recipe.ops], dim=1), strict=True):
+        images = op(images, numbers)
     return images
+
+
+@functools.cache
+def _compiled(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(functools.partial(_chain, recipe))
