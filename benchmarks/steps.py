@@ -155,7 +155,7 @@ class Counts(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.flops = self.kernels = self.waits = 0
+        self.flops, self.kernels, self.waits = 0, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -163,7 +163,7 @@ class Counts(TorchDispatchMode):
         self.kernels += not func.is_view
         self.waits += packet.__name__ in self.WAITS
         if packet in (torch.ops.aten.convolution, torch.ops.aten.convolution_backward):
-            self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
+            self.flops += int(flop_registry[packet](*args, **(kwargs or {}), out_val=out))
         return out
 
 

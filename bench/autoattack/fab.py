@@ -110,7 +110,11 @@ def _nearest_plane(search: Search, state: Chase) -> tuple[Tensor, Tensor]:
             continue
         closer = distance < best[0]
         wide = closer[:, None]
-        best = torch.where(closer, distance, best[0]), torch.where(closer, gap, best[1]), torch.where(wide, weights, best[2])
+        best = (
+            torch.where(closer, distance, best[0]),
+            torch.where(closer, gap, best[1]),
+            torch.where(wide, weights, best[2]),
+        )
     return best[1], best[2]
 
 
