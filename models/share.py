@@ -114,10 +114,8 @@ class _Total(torch.autograd.Function):
         try:
             dist.all_reduce(summed)
         except RuntimeError as error:
-            raise LostError(
-                f"a process of this run is gone ({str(error).splitlines()[0][-80:]}); "
-                "what is finished stays, the same command goes on from there"
-            ) from None
+            lost = "a process of this run is gone; what is finished stays, the same command goes on from there"
+            raise LostError(lost) from error
         return summed
 
     @staticmethod

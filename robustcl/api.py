@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,7 @@ from robustcl.models.architectures.resnet import Stem
 from robustcl.models.convert import import_encoder as import_encoder
 from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError, nearest
+from robustcl.models.share import processes
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
@@ -43,12 +45,18 @@ def run(
     """Run a suite (a name that comes with robustcl, or a path that ends in `.toml`) and report on it.
 
     What `runs` (default `runs/<suite>`) holds already is not made again. `overrides` are texts `path.to.key=value`;
-    `workers` defaults to one per core, with one torch thread each. Errors: `UserError`, `NumberError`.
+    `workers` defaults to one per core, with one torch thread each. In a process that torchrun started, or within a
+    process group of torch.distributed, all processes call this alike and run the suite together (docs/devices.md).
+    Errors: `UserError`, `NumberError`, `LostError`.
     """
     job = prepare(suite, runs=runs, device=device, overrides=overrides, offline=offline)
-    with Display(job.plan.cost, job.missing, job.place.store) as display:
+    rank = processes()[0]
+    with Display(job.plan.cost, job.missing, job.place.store, quiet=rank > 0) as display:
         make(job, display, workers)
-    return report(job.place.store.root)
+    if rank == 0:
+        return report(job.place.store.root)
+    with TemporaryDirectory() as folder:  # the first process writes into the run folder
+        return report(job.place.store.root, folder)
 
 
 def evaluate(

@@ -194,19 +194,24 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
     """Make what a job lacks and print its table, or only its plan."""
     from robustcl.bench.runner import claim, make
+    from robustcl.bench.together import leave
     from robustcl.console import Display
+    from robustcl.models.share import processes
     from robustcl.outline import estimate, outline
     from robustcl.reports.report import report
 
+    first = processes()[0] == 0  # of those that torchrun started, one speaks
     if dry_run:
-        typer.echo(outline(job))
+        typer.echo(outline(job) if first else "", nl=first)
         return
     claim(job)
-    if job.missing:
+    if job.missing and first:
         typer.echo(estimate(job), err=True)
-    with Display(job.plan.cost, job.missing, job.place.store) as display:
+    with Display(job.plan.cost, job.missing, job.place.store, quiet=not first) as display:
         make(job, display, workers)
-    typer.echo(str(report(job.place.store.root)))
+    leave()
+    if first:
+        typer.echo(str(report(job.place.store.root)))
 
 
 def main() -> None:
@@ -241,5 +246,8 @@ def _usage(error: Exception) -> int | None:
 
 
 def _end(text: str, code: int) -> None:
-    print(f"robustcl: {text}", file=sys.stderr)
+    share = sys.modules.get("robustcl.models.share")  # a reader of runs has no torch, and is alone
+    # What goes wrong in all processes of torchrun is said by the first; that one is gone, by all that are left.
+    if code == 3 or share is None or share.processes()[0] == 0:
+        print(f"robustcl: {text}", file=sys.stderr)
     sys.exit(code)

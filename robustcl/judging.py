@@ -20,6 +20,7 @@ from robustcl.bench.runner import find_device
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Imported
 from robustcl.bench.tables import override
+from robustcl.bench.together import started
 from robustcl.console import Display
 from robustcl.models.convert import import_encoder
 from robustcl.models.errors import UserError, nearest
@@ -114,6 +115,8 @@ def encoder_suite(asked: Asked) -> tuple[str, Table]:
 
 def hear(asked: Asked) -> Hearing:
     """What was asked for, read and tried; nothing is written. Errors: `UserError` for everything that is wrong."""
+    if started():
+        raise UserError("evaluate: started by torchrun, expected it by itself, with --workers for several processes")
     for option in ("profile", "layout", "route"):
         if getattr(asked, option):
             raise UserError(f"--{option}: of an encoder to finetune, expected --scheme with it, such as --scheme SLF")
