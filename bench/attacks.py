@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcl.bench.adversarial import Saved
-from robustcl.bench.autoattack.reference import APGD, FAB, VERSIONS, Square
+from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.autoattack.versions import VERSIONS
 from robustcl.bench.forms import FORMS, known, parsed
 from robustcl.bench.judge import Attack as Attack
 from robustcl.bench.judge import Judge as Judge
@@ -148,7 +149,7 @@ def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[
     if asked in defined:
         return asked, defined[asked]
     if asked in VERSIONS:
-        return asked, VERSIONS[asked](classes, batch)
+        return asked, VERSIONS[asked](classes, batch=batch)
     if asked.startswith("saved:"):
         return (saved := Saved(path=Path(asked.removeprefix("saved:")))).name, [saved]
     form_and_fields = parsed(asked)

@@ -138,7 +138,7 @@ class _Work:
             self.images.index.cpu()[rows].tolist(),
             threat=self.trial.threat,
             seed=self.trial.seed,
-            batch=getattr(attack, "batch", None) or self.trial.batch,
+            batch=getattr(attack, "fixed_batch", None) or self.trial.batch,
             classes=self.images.classes,
             keep_points=self.trial.save is not None,
         )

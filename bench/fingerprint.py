@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from robustcl.bench.adversarial import Saved
 from robustcl.bench.attacks import Attack, Wrapped, identity
-from robustcl.bench.autoattack.reference import APGD
+from robustcl.bench.autoattack.attacks import APGD
 from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain

@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from robustcl.bench.autoattack.reference import APGD, FAB, VERSIONS, Square
+from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.autoattack.versions import VERSIONS
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD
 from robustcl.bench.transfer_attack import Transfer
@@ -45,7 +46,7 @@ def known() -> dict[str, str]:
     """Every name of an attack or a judge, with what it is."""
     pgd = {"pgd-<steps>": "such as pgd-20; with 5 restarts pgd-20x5, over 20 draws of the model pgd-20-eot20"}
     rows = {name + ("-<steps>" if name.startswith("pgd") else ""): form.says for name, form in FORMS.items()}
-    versions = {name: ", ".join(a.name for a in made(10, 1)) for name, made in VERSIONS.items()}
+    versions = {name: ", ".join(a.name for a in made(10)) for name, made in VERSIONS.items()}
     versions = {name: f"AutoAttack {name.partition('-')[2] or 'standard'}: {text}" for name, text in versions.items()}
     told = {**rows, **versions, "saved:<path>": "adversarial images that were saved"}
     told["transfer"] = "adversarial images of another encoder of the suite; in its [judge.attacks] alone"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcl.models.errors import NumberError, UserError
+from robustcl.models.lean import Lean, Precision
 from robustcl.models.seeding import derive
 from robustcl.models.threat import Norm, Threat
 from robustcl.models.value import value
@@ -23,6 +24,7 @@ class Counted(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model, self.passes = model, 0
+        self._lean: dict[Precision, Lean] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         """The model's logits (n, classes); where the image has no gradient, it is zero and not an error."""
@@ -33,6 +35,12 @@ class Counted(nn.Module):
         if isinstance(logits, Tensor) and logits.requires_grad:  # anything else is refused by who asked
             logits.register_hook(self._backward)
         return logits
+
+    def lean(self, example: Tensor, precision: Precision) -> Lean:
+        """The model as an attack searches on it, made once; its passes are not counted here."""
+        if precision not in self._lean:
+            self._lean[precision] = Lean(self.model, example, precision)
+        return self._lean[precision]
 
     def _backward(self, gradient: Tensor) -> None:
         self.passes += len(gradient)
@@ -78,13 +86,17 @@ class Judge:
         points = {} if self.point is None else {"point": self.point}
         return {**{column: getattr(self, column) for column in COLUMNS}, "outside": self.outside, **points}
 
-    def batches(self) -> Iterator[Tensor]:
+    def lean(self, precision: Precision = "float32") -> Lean:
+        """The model as an attack searches on it; what is found there counts where `confirm` says so."""
+        return self.model.lean(self.x[:2], precision)
+
+    def batches(self, size: int | None = None) -> Iterator[Tensor]:
         """Rows in batches that do not depend on what is done already; batches that are done are left out.
 
         A model that draws numbers finds the global generator in a state that depends on the batch alone, so that its
         answers are the same in every run, restarted or not.
         """
-        for rows in torch.arange(len(self.y), device=self.y.device).split(self.batch):
+        for rows in torch.arange(len(self.y), device=self.y.device).split(size or self.batch):
             if not self.done[rows].all():
                 seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
                 yield rows

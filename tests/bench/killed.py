@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from robustcl.bench.autoattack.reference import APGD, FAB, Square
+from robustcl.bench.autoattack.attacks import APGD, FAB, Square
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import robustcl
 from robustcl.bench.attacks import Attack, identity, judges
 from robustcl.bench.autoattack import reference
-from robustcl.bench.autoattack.reference import APGD, FAB, VERSIONS, Square
+from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.autoattack.versions import VERSIONS
 from robustcl.bench.datasets.npz import Npz
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.models.errors import UserError
@@ -192,7 +193,7 @@ def test_few_and_many_classes(classes: int, version: str) -> None:
     images = images_for(model, 4, classes=classes, wrong=1)
     before = torch.get_rng_state()
     bench = judges([version], classes, 8)[version]
-    names = [attack.name for attack in VERSIONS[version](10, 8)]
+    names = [attack.name for attack in VERSIONS[version](10, batch=8)]
     few = {"apgd-t": 4, "apgd-dlr-100x5": 3, "apgd-dlr-eot20": 3}
     assert [attack.name for attack in bench] == [name for name in names if classes >= few.get(name, 2)]
     targets = {a.targets for a in bench if isinstance(a, APGD | FAB) and a.name in ("apgd-t", "fab-t")}
@@ -253,7 +254,7 @@ def test_costs_are_what_is_spent_on_an_image_that_stays_right(norm: Any, version
     model = nn.Sequential(nn.Flatten(), head)
     pixels = torch.rand(2, 1, 6, 6, generator=torch.Generator().manual_seed(0))
     images = Images(pixels, torch.tensor([9, 9]), classes=10, name="fixed")
-    attacks = {one.name: [one] for one in short(VERSIONS[version](10, 8), steps=15, queries=60)}
+    attacks = {one.name: [one] for one in short(VERSIONS[version](10, batch=8), steps=15, queries=60)}
     found = judge(model, images, Trial(threat=Threat("1/10", norm=norm), judges=attacks))
     assert found["right"].all()
     for name, (attack,) in attacks.items():
@@ -294,7 +295,7 @@ def test_fields_reach_the_engine() -> None:
 
 
 def test_an_autoattack_from_git_is_used_when_present(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert reference.engine_name().startswith("pyautoattack ")
+    assert reference.package().startswith("pyautoattack ")
     fake = types.ModuleType("autoattack")
     fake.__spec__ = importlib.machinery.ModuleSpec("autoattack", None)
     square = types.ModuleType("autoattack.square")
@@ -311,7 +312,7 @@ def test_an_autoattack_from_git_is_used_when_present(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "autoattack", fake)
     monkeypatch.setitem(sys.modules, "autoattack.square", square)
     assert importlib.util.find_spec("autoattack") is fake.__spec__
-    assert reference.engine_name() == "autoattack"
+    assert reference.package() == "autoattack"
     model = network(5)
     images = images_for(model, 6, classes=5)
     done = robustcl.evaluate(

@@ -13,7 +13,7 @@ from torch import Tensor
 from robustcl.bench import fingerprint as prints
 from robustcl.bench import records
 from robustcl.bench.attacks import Attack, judges
-from robustcl.bench.autoattack.reference import plus, rand, standard
+from robustcl.bench.autoattack.versions import plus, rand, standard
 from robustcl.bench.pgd import PGD, fgsm
 from robustcl.bench.runner import make, prepare
 from robustcl.models.errors import UserError
@@ -31,7 +31,7 @@ ENGINE = "pyautoattack 0.2.0"
 
 
 def aa(classes: int = 10, batch: int = 512, engine: str = ENGINE) -> list[Attack]:
-    return [dataclasses.replace(attack, engine=engine) for attack in standard(classes, batch)]  # type: ignore[call-arg]
+    return [dataclasses.replace(attack, engine=engine) for attack in standard(classes, batch=batch)]  # type: ignore[call-arg]
 
 
 def fingerprint(judge: str, attacks: Any, threat: Threat, seed: int, classes: int = 10) -> str:
@@ -55,8 +55,8 @@ def test_it_says_what_people_ask() -> None:
     assert fingerprint("fgsm", [fgsm()], THREAT, 0).startswith("fgsm@1it step eps/1 init=clean; linf")
     each = fingerprint("pgd-targeted-10", [PGD(steps=10, target="each")], THREAT, 0, classes=5)
     assert each.startswith("pgd-targeted-10@10it/4t step eps/4; linf")
-    assert fingerprint("rand", rand(10, 8), THREAT, 0).startswith("rand@apgd-ce-eot20 100it, apgd-dlr-eot20 100it; ")
-    assert "apgd-ce-100x5 100it 5x, " in fingerprint("plus", plus(10, 8), THREAT, 0)
+    assert fingerprint("rand", rand(10, batch=8), THREAT, 0).startswith("rand@apgd-ce-eot20 100it, apgd-dlr-eot20 100it; ")
+    assert "apgd-ce-100x5 100it 5x, " in fingerprint("plus", plus(10, batch=8), THREAT, 0)
     sparse = fingerprint("autoattack", aa(), Threat("12", norm="l1"), 0)
     assert "apgd-ce 100it 5x shrinking=True, apgd-t 100it/5t shrinking=True, fab-t 100it/9t" in sparse
     assert "apgd-t" not in fingerprint("autoattack", aa(classes=3), THREAT, 0, classes=3)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from robustcl.bench.autoattack.reference import engine_name
+from robustcl.bench.autoattack.reference import package
 from robustcl.bench.foreign import load
 from robustcl.models.errors import UserError
 from tests.bench.tiny import one_line
@@ -106,11 +106,11 @@ def test_a_copy_of_an_installed_package_is_theirs_inside_and_nobodys_outside(rep
 
 
 def test_an_autoattack_of_theirs_never_attacks(repository: Path) -> None:
-    before = engine_name()
+    before = package()
     write(repository, {"autoattack/__init__.py": "AutoAttack = None\n"})
     load("net.py:make")
     assert importlib.util.find_spec("autoattack") is None
-    assert engine_name() == before
+    assert package() == before
 
 
 def test_what_the_model_imports_while_it_answers_is_found(repository: Path) -> None:

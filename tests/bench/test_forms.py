@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from robustcl.bench.attacks import from_identity, identity, judges
-from robustcl.bench.autoattack.reference import APGD, FAB, Square
+from robustcl.bench.autoattack.attacks import APGD, FAB, Square
 from robustcl.bench.forms import FORMS, known, parsed, read_attack, read_judges
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD, fgsm

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from robustcl.bench.attacks import identity, judges
-from robustcl.bench.autoattack.reference import Square
+from robustcl.bench.autoattack.attacks import Square
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.pgd import PGD, fgsm
 from robustcl.bench.transfer_attack import Transfer

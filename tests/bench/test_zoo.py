@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import robustcl
-from robustcl.bench.autoattack.reference import engine_name
+from robustcl.bench.autoattack.reference import package
 from robustcl.bench.offline import no_network
 from robustcl.bench.zoo import load_zoo, robustbench
 from robustcl.models.errors import UserError
@@ -158,9 +158,9 @@ def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch
 
 @installed
 def test_the_adapter_leaves_nothing_behind() -> None:
-    before = engine_name()
+    before = package()
     robustbench()
-    assert engine_name() == before
+    assert package() == before
     assert importlib.util.find_spec("autoattack") is None or "autoattack" in before
     assert "autoattack" not in sys.modules or "autoattack" in before
 

@@ -123,7 +123,18 @@ def test_a_layer_that_is_called_twice_keeps_its_norm() -> None:
     assert len(norms(found)) == 1
 
 
-@pytest.mark.parametrize("kind", [Residual, Drawing, Locked])
+def test_a_norm_that_its_layer_goes_past_stays_and_the_others_are_folded() -> None:
+    both, images = (
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), moved(Residual())).eval(),
+        torch.rand(2, 3, 4, 4),
+    )
+    found = lighter(both, images)
+    assert found is not None
+    assert [name for name, part in found.named_modules() if isinstance(part, nn.BatchNorm2d)] == ["2.bn"]
+    torch.testing.assert_close(found(images), both(images))
+
+
+@pytest.mark.parametrize("kind", [Drawing, Locked])
 def test_where_the_copy_would_answer_otherwise_the_model_itself_is_taken(kind: type[Shared]) -> None:
     model, images = moved(kind()), torch.rand(2, 3, 4, 4)
     lean = Lean(model, images)
