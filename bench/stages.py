@@ -140,6 +140,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "batches",
         label=part.get("weights", ""),
         known=pq.read_table(smaller).to_pandas() if smaller else None,
+        workers=place.workers,
         report=report,
     )
     found = judge(classifier, images, trial)

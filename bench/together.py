@@ -28,6 +28,12 @@ def started() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched()
 
 
+def alone() -> None:
+    """Errors: `UserError` where torchrun started this process."""
+    if started():
+        raise UserError("evaluate: started by torchrun, expected it by itself, with --workers for several processes")
+
+
 def join(device: str) -> str:
     """Enter the group that torchrun has started, if it has; the device of this process.
 

@@ -59,6 +59,9 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Images at a time; part of what AutoAttack does. Default 256, with --budget 32."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the batches, or GPUs with --device cuda; default 1.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     runs: Annotated[Path | None, typer.Option(help="The run folder; default runs/evaluate-<name>.")] = None,
     name: Annotated[str | None, typer.Option(help="The row of the table; default the file and the factory.")] = None,
@@ -92,6 +95,7 @@ def evaluate(
         images=images,
         seed=seed,
         batch=batch or (32 if budget else 256),  # a budget counts whole batches alone
+        workers=workers or 1,
         device=device,
         runs=runs,
         name=name,
@@ -106,7 +110,7 @@ def evaluate(
     )
     if asked.schemes:
         suite, table = judging.encoder_suite(asked)
-        _run(prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table), None, dry_run)
+        _run(prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table), workers, dry_run)
         return
     hearing = judging.hear(asked)
     if dry_run:
@@ -114,6 +118,8 @@ def evaluate(
         return
     if hearing.missing:
         typer.echo(f"{judging.head(hearing)}; {judging.estimate(hearing)}", err=True)
+        for line in judging.unsplit(hearing):
+            typer.echo(f"note: {line}", err=True)
     if end := judging.judge(hearing):
         typer.echo(end, err=True)
     typer.echo(str(write(hearing.store.root)))
