@@ -151,14 +151,12 @@ def _check_shares(work: _Work, identity: str) -> None:
         raise UserError(f"{where}: training.groups is {groups}, expected a number of processes that divides it")
     least, smallest = pieces * (2 if groups > 1 else 1), min(len(part) for part in work.batches(0))
     if pieces > 1 and smallest < least:
-        raise UserError(f"{where}: a batch of {smallest} images for {pieces} parts, expected at least {least} in each")
+        raise UserError(f"{where}: a batch of {smallest} images in {pieces} parts, expected at least {least}")
     if world > 1:
         said = torch.tensor([int(identity[:8], 16), int(identity[8:], 16)], device=work.images.pixels.device)
         others = int(total((agreed(said) != said).any().long()))
         if others:
-            raise UserError(
-                f"{where}: {others} of {world} processes have other images, labels or fields than the first"
-            )
+            raise UserError(f"{where}: {others} of {world} processes have other images or fields than the first one")
 
 
 def _prepare(method: Method, net: Net) -> None:
