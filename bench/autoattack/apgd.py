@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from robustcl.bench.autoattack.moves import Climb, Mover, mover
+from robustcl.bench.autoattack.moves import L2, Climb, Linf, Mover
 from robustcl.bench.autoattack.search import Claims, Search
+from robustcl.bench.autoattack.sparse import L1
 
 Loss = Callable[[Tensor], Tensor]
 _SMALL = 1e-12
@@ -54,15 +55,21 @@ def attack(search: Search, plan: Plan) -> None:
 
 def _run(search: Search, plan: Plan, at: Tensor, goal: Tensor) -> None:
     """One run over all phases; each begins at the best point of the one before."""
-    moves = mover(search.threat, plan.shrinking)
+    moves = _mover(search, plan)
     point = moves.start(search.x[at], search.source, at)
     for times, steps in plan.phases:
         moves.enlarge(times, steps)
-        point = moves.enter(point, search.x[at])
+        point = moves.enter(point, search.x[at], search.source, at)
         state = Climb.begin(at, search.x[at], search.y[at], goal, point)
         _climb(search, plan, state, moves, steps, judged=times == 1)
         at, goal, point = state.at, state.goal, state.best
     search.point[at] = point
+
+
+def _mover(search: Search, plan: Plan) -> Mover:
+    if search.threat.norm == "l1":
+        return L1(search.threat, search.source, shrinking=plan.shrinking)
+    return {"linf": Linf, "l2": L2}[search.threat.norm](search.threat)
 
 
 def _climb(search: Search, plan: Plan, state: Climb, moves: Mover, steps: int, *, judged: bool) -> None:

@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from robustcl.bench.autoattack import reference
+from robustcl.bench.autoattack.ball import l1_change
 from robustcl.models.seeding import generator
 
 Shape = tuple[int, ...]
@@ -27,8 +29,16 @@ class Source(Protocol):
         """(m, *shape) float32 standard normal, on the device of the images."""
         ...
 
+    def waste(self, at: Tensor, shape: Shape) -> None:
+        """Normal numbers that the package draws and does not use."""
+        ...
+
     def query(self, at: Tensor, shared: int, own: int) -> Tensor:
         """(m, shared + own) float32 in [0, 1): `shared` are those that the package draws once for a whole batch."""
+        ...
+
+    def l1_back(self, x: Tensor, change: Tensor, radius: float) -> Tensor:
+        """What has to be added to `change` (m, ...) so that `x` stays in the box and within `radius` in l1."""
         ...
 
 
@@ -47,6 +57,13 @@ class Keyed:
     def normal(self, at: Tensor, shape: Shape) -> Tensor:
         """(m, *shape) float32 standard normal."""
         return self._each(at, lambda source: torch.randn(shape, generator=source))
+
+    def waste(self, at: Tensor, shape: Shape) -> None:
+        """Nothing: what nobody uses need not be drawn."""
+
+    def l1_back(self, x: Tensor, change: Tensor, radius: float) -> Tensor:
+        """By our own projection."""
+        return l1_change(x, change, radius) - change
 
     def query(self, at: Tensor, shared: int, own: int) -> Tensor:
         """(m, shared + own) float32 in [0, 1), drawn in blocks, one tiny draw per image and query being slow.
@@ -68,6 +85,7 @@ class Keyed:
 class Replay:
     """The draws of the released package on a CPU, which seeds torch's generator anew for each of its batches.
 
+    With them goes its l1 projection: the other one is as near, and rounds otherwise.
     Place i of the cohort belongs to its batch i // `batch`.
     """
 
@@ -82,6 +100,15 @@ class Replay:
     def normal(self, at: Tensor, shape: Shape) -> Tensor:
         """(m, *shape) float32 standard normal."""
         return self._each(at, lambda source, n: torch.randn((n, *shape), generator=source))
+
+    def waste(self, at: Tensor, shape: Shape) -> None:
+        """As many as the package."""
+        self.normal(at, shape)
+
+    def l1_back(self, x: Tensor, change: Tensor, radius: float) -> Tensor:
+        """By the package's projection: its attacks count pixels whose change is its rounding error."""
+        back: Tensor = reference.l1_projection()(x, change, radius)
+        return back
 
     def query(self, at: Tensor, shared: int, own: int) -> Tensor:
         """(m, shared + own) float32 in [0, 1): one draw for the batch, then its images' own."""

@@ -73,7 +73,7 @@ class Climb(Rows):
         self.best_loss = torch.where(better, losses, self.best_loss)
         rows = better.nonzero()[:, 0] if better.device.type == "cpu" else None
         if rows is None:  # without waiting for the device
-            wide = _column(better, self.point)
+            wide = column(better, self.point)
             self.best = torch.where(wide, self.point, self.best)
             self.best_gradient = torch.where(wide, self.gradient, self.best_gradient)
             return
@@ -82,7 +82,7 @@ class Climb(Rows):
 
     def back(self, which: Tensor) -> None:
         """Return to the best point where `which` (m,) says so."""
-        wide = _column(which, self.point)
+        wide = column(which, self.point)
         self.point = torch.where(wide, self.best, self.point)
         self.gradient = torch.where(wide, self.best_gradient, self.gradient)
 
@@ -102,7 +102,7 @@ class Mover(ABC):
         """From now on so many times the radius, for so many steps."""
         self.radius, self.steps = times * self.eps, steps
 
-    def enter(self, point: Tensor, x: Tensor) -> Tensor:
+    def enter(self, point: Tensor, x: Tensor, source: Source, at: Tensor) -> Tensor:
         """The point (m, ...) that a phase begins at."""
         return point
 
@@ -153,12 +153,12 @@ class Linf(Halving):
         """A point of the ball whose largest change is the radius."""
         cube = 2 * source.uniform(at, tuple(x.shape[1:])) - 1
         most = cube.flatten(1).abs().amax(1)
-        return (x + self.eps * (cube / (_column(most, x) + _SMALL))).clamp_(0, 1)
+        return (x + self.eps * (cube / (column(most, x) + _SMALL))).clamp_(0, 1)
 
     def move(self, state: Climb, *, first: bool) -> Tensor:
         """A step, then three quarters of it and a quarter of the last one, both within ball and box."""
         low, high = (state.x - self.radius).clamp_(0, 1), (state.x + self.radius).clamp_(0, 1)
-        step = _column(state.size, state.x)
+        step = column(state.size, state.x)
         moved = torch.addcmul(state.point, step, state.gradient.sign()).clamp_(low, high)
         a = 1.0 if first else _MOMENTUM
         moved = state.point + (moved - state.point) * a
@@ -176,7 +176,7 @@ class L2(Halving):
 
     def move(self, state: Climb, *, first: bool) -> Tensor:
         """A step, then three quarters of it and a quarter of the last one, both within ball and box."""
-        moved = self._within(state.point + _column(state.size, state.x) * _unit(state.gradient), state.x)
+        moved = self._within(state.point + column(state.size, state.x) * _unit(state.gradient), state.x)
         a = 1.0 if first else _MOMENTUM
         moved = state.point + (moved - state.point) * a
         if not first:
@@ -190,20 +190,14 @@ class L2(Halving):
         return (x + change * scale).clamp_(0, 1)
 
 
-def mover(threat: Threat, shrinking: bool) -> Mover:
-    """The mover of the threat's norm."""
-    if threat.norm == "l1":
-        raise NotImplementedError
-    return {"linf": Linf, "l2": L2}[threat.norm](threat)
-
-
-def _column(per_image: Tensor, like: Tensor) -> Tensor:
+def column(per_image: Tensor, like: Tensor) -> Tensor:
+    """(n,) as (n, 1, ...), to go with `like` (n, ...)."""
     return per_image.view(-1, *[1] * (like.dim() - 1))
 
 
 def _length(change: Tensor) -> Tensor:
     """(n, 1, ...) l2 lengths."""
-    return _column((change**2).flatten(1).sum(1).sqrt(), change)
+    return column((change**2).flatten(1).sum(1).sqrt(), change)
 
 
 def _unit(change: Tensor) -> Tensor:

@@ -8,10 +8,11 @@ log and count what the judge does itself, and fail with few classes.
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from robustcl.bench.judge import Judge
 
@@ -39,7 +40,7 @@ def attack(judge: Judge, name: str, step: int, given: Mapping[str, Any]) -> None
     `step` is where the records say that an image broke: the package does not tell, so it is the last one.
     """
     module, kind = _PLACES[name]
-    made = getattr(importlib.import_module(f"{_package()}.{module}"), kind)
+    made = getattr(_module(module), kind)
     shared = {"norm": _NORMS[judge.threat.norm], "eps": float(judge.threat.eps), "seed": judge.seed}
     engine = made(judge.model, device=judge.y.device, verbose=False, **shared, **given)
     engine.logger = _Silent()  # it says what zero gradients there are; that is measured elsewhere
@@ -51,6 +52,16 @@ def attack(judge: Judge, name: str, step: int, given: Mapping[str, Any]) -> None
         judge.confirm(found, rows, step)
         judge.charge(judge.model.passes - before, rows)
         judge.finish(rows)
+
+
+def l1_projection() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """The package's projection on the l1 ball and the box: (images, change, radius) to what is added to the change."""
+    found: Callable[[Tensor, Tensor, float], Tensor] = _module("autopgd_base").L1_projection
+    return found
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{_package()}.{name}")
 
 
 def _package() -> str:

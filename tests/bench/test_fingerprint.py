@@ -55,7 +55,9 @@ def test_it_says_what_people_ask() -> None:
     assert fingerprint("fgsm", [fgsm()], THREAT, 0).startswith("fgsm@1it step eps/1 init=clean; linf")
     each = fingerprint("pgd-targeted-10", [PGD(steps=10, target="each")], THREAT, 0, classes=5)
     assert each.startswith("pgd-targeted-10@10it/4t step eps/4; linf")
-    assert fingerprint("rand", rand(10, batch=8), THREAT, 0).startswith("rand@apgd-ce-eot20 100it, apgd-dlr-eot20 100it; ")
+    assert fingerprint("rand", rand(10, batch=8), THREAT, 0).startswith(
+        "rand@apgd-ce-eot20 100it, apgd-dlr-eot20 100it; "
+    )
     assert "apgd-ce-100x5 100it 5x, " in fingerprint("plus", plus(10, batch=8), THREAT, 0)
     sparse = fingerprint("autoattack", aa(), Threat("12", norm="l1"), 0)
     assert "apgd-ce 100it 5x shrinking=True, apgd-t 100it/5t shrinking=True, fab-t 100it/9t" in sparse
