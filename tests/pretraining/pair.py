@@ -1,7 +1,7 @@
 """A process of a pair that the tests of several devices start: `python -m tests.pretraining.pair RANK WORLD FOLDER`.
 
-It trains every case, alone or with the others of its group, and writes what came of it. The last thing is a run in the
-middle of which process 1 kills itself.
+It trains every case with the others of its group, runs a suite, and writes what came of it. The last thing is a run in
+the middle of which process 1 kills itself.
 """
 
 import json
@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from robustcl.bench.runner import make, prepare
 from robustcl.models.architectures.tiny import Tiny
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import LostError, UserError
@@ -26,6 +27,7 @@ from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
 from robustcl.pretraining.method import Batch, Method, Net, Targets, build_net, named
+from tests.bench.tiny import Quiet
 from tests.finetuned import fitted, is_scheme, scheme
 from tests.golden.test_golden import PSEUDO, Precise, settle
 
@@ -157,6 +159,7 @@ def main(rank: int, world: int, folder: Path) -> None:
         except UserError as error:
             refused[name] = str(error)
     (folder / f"refused-{rank}.json").write_text(json.dumps(refused))
+    make(prepare(folder / "tiny.toml", runs=folder / "shared"), Quiet())
     if rank:  # in the middle of a step of the others
         os.kill(os.getpid(), signal.SIGKILL)
     try:

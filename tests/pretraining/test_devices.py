@@ -10,12 +10,15 @@ import pytest
 import torch
 from torch import nn
 
+from robustcl.bench.judged import records_of
+from robustcl.bench.runner import make, prepare
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import BatchDraws, PartDraws, generator
 from robustcl.models.share import Share
 from robustcl.models.shared_norm import grouped
 from robustcl.models.value import plain
 from robustcl.pretraining.method import Training, identity, named
+from tests.bench.tiny import Quiet, visible, write_suite
 from tests.pretraining import pair
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +30,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a pair of processes that did everything, and of which the second one was killed at last."""
     folder = tmp_path_factory.mktemp("pair")
     pair.stopped(folder / "alone.safetensors")
+    write_suite(folder)
     started = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "tests.pretraining.pair", str(rank), "2", str(folder)],
@@ -83,6 +87,19 @@ def test_a_run_goes_on_with_another_number_of_processes(both: Path) -> None:
         assert again == [pytest.approx(row, rel=1e-12) for row in history]
         for key, tensor in net.items():
             torch.testing.assert_close(tensor, weights[key], rtol=1e-12, atol=1e-12)
+
+
+def test_a_suite_is_trained_together_and_attacked_one_stage_each(both: Path, tmp_path: Path) -> None:
+    made, alone = (prepare(both / "tiny.toml", runs=runs) for runs in (both / "shared", tmp_path))
+    assert made.missing == []
+    make(alone, Quiet(), workers=1)
+    assert visible(both / "shared").keys() == visible(tmp_path).keys(), "the keys are the same"
+    for stage in made.plan.stages:
+        note = made.place.store.note(stage)["made"]
+        assert note["processes"] == 2
+        if stage.label == "evaluate at SLF at 1/10":
+            ours, theirs = (records_of(stage, job.place.store) for job in (made, alone))
+            assert (ours["answer"] == theirs["answer"]).mean() > 0.9  # trained in float32, which rounds otherwise
 
 
 def test_a_process_that_is_gone_ends_the_others_in_one_line(both: Path) -> None:
