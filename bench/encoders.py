@@ -174,7 +174,7 @@ class Encoders:
             labels = self.suite.labels[name]
             part: dict[str, Any] = {"data": self.images.fingerprint, **self._source(name, labels)}
             if labels.fit:
-                part |= {"fit": plain(labels.fit), "seed": self.suite.seeds.pretrain}
+                part |= {"fit": plain(labels.fit), "version": labels.fit.version, "seed": self.suite.seeds.pretrain}
             source = labels.source
             parents = {"encoder": self.stage(source.encoder)} if isinstance(source, Own) else {}
             stage = Stage(kind="labels", part=part, parents=parents, label=f"labels {name}{self.seeds('pretrain')}")

@@ -31,7 +31,8 @@ def _filter(images: Tensor, radius: float, high: bool) -> Tensor:
     mask = _mask(height, width, float(radius), images.device)
     # The transform has no half precision.
     spectrum = torch.fft.rfft2(images if images.dtype == torch.float64 else images.float())
-    part: Tensor = torch.fft.irfft2(spectrum * (mask if high else ~mask), s=(height, width))
+    spectrum.mul_((mask if high else ~mask).to(spectrum.real.dtype))
+    part: Tensor = torch.fft.irfft2(spectrum, s=(height, width))
     return part
 
 

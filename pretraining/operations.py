@@ -219,8 +219,11 @@ def _blend(images: Tensor, now: Tensor, factors: Tensor) -> Tensor:
 
 
 def _some(change: Callable[[Tensor, Tensor], Tensor], images: Tensor, which: Tensor, amount: Tensor) -> Tensor:
-    """`change` on the images that `which` (n,) names: on the CPU on those alone, elsewhere on all without waiting."""
-    if images.device.type != "cpu":
+    """`change` on the images that `which` (n,) names: on the CPU on those alone, elsewhere on all without waiting.
+
+    On all, too, where it is compiled: how many there are would break the fused kernel in two.
+    """
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
         return torch.where(_column(which), change(images, amount), images)
     rows = which.nonzero().squeeze(1)
     return images.index_copy(0, rows, change(images[rows], amount[rows]))

@@ -6,7 +6,7 @@ Labels are made once, before pretraining, on un-augmented training images, and s
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from robustcl.models.errors import UserError
-from robustcl.models.seeding import derive
+from robustcl.models.seeding import generator
 from robustcl.models.value import value
 from robustcl.pretraining.images import Images
+from robustcl.pretraining.kmeans import kmeans
 
 Network = Callable[[Tensor], Tensor]
 Labels = dict[int, Tensor]
@@ -31,6 +32,8 @@ class ClusterFit:
 
     Features are made of unit length, as AdvCL's paper says; `normalise` false leaves them, as released DynACL++ does.
     """
+
+    version: ClassVar[int] = 2  # our own k-means, which begins and ends elsewhere than scikit-learn's
 
     k: tuple[int, ...] = (10,)
     restarts: int = Field(default=10, ge=1)
@@ -63,15 +66,12 @@ def cluster(network: Network, images: Images, fit: ClusterFit, seed: int) -> Lab
 
     Errors: `UserError` for a K outside 2 to n, and for features of another shape.
     """
-    from sklearn.cluster import KMeans  # seconds to import, which few commands need
-
     check_k(fit, len(images))
     found = features(network, images)
-    points = (F.normalize(found, dim=1) if fit.normalise else found).cpu().numpy()
+    points = F.normalize(found, dim=1) if fit.normalise else found
     labels = {}
     for k in fit.k:
-        means = KMeans(k, n_init=fit.restarts, random_state=derive(seed, "k-means", k) % 2**32)
-        labels[k] = torch.from_numpy(means.fit_predict(points).astype(np.int64))
+        labels[k] = kmeans(points, k, generator(seed, "k-means", k), fit.restarts)[0].cpu()
     return labels
 
 

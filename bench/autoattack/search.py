@@ -75,6 +75,28 @@ class Search:
             total = total + gradient
         return logits, each, total / samples if samples > 1 else total
 
+    def pullback(self, at: Tensor, points: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Logits (m, classes), and what gives the gradient (m, ...) of their sum with weights (m, classes)."""
+        self._book(at, 1)
+        logits, pull = self.model.pullback(points)
+
+        def booked(weights: Tensor) -> Tensor:
+            self._book(at, 1)
+            return pull(weights)
+
+        return logits, booked
+
+    def rows_of(self, images: Tensor) -> Tensor:
+        """Images (m, ...) as rows (m, d), in the order in which the lean model holds them in memory."""
+        return (images.movedim(1, -1) if self.model.last else images).flatten(1)
+
+    def images_of(self, rows: Tensor) -> Tensor:
+        """Images (m, ...) of such rows."""
+        shape = self.x.shape[1:]
+        if not self.model.last:
+            return rows.view(-1, *shape)
+        return rows.view(-1, *shape[1:], shape[0]).movedim(-1, 1)
+
     def confirm(self, at: Tensor, points: Tensor, step: int | Tensor) -> Tensor:
         """(m,) bool: which of these points the judge's own float32 model gets wrong, once projected."""
         broken = self.judge.confirm(points, self.rows[at], step)

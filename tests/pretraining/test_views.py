@@ -74,6 +74,15 @@ def test_equal_images_of_a_batch_get_views_of_their_own() -> None:
     assert float(torch.pdist(seen).min()) > 1e-3
 
 
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.parametrize("name", ["advcl", "acl"])
+@pytest.mark.filterwarnings("default::DeprecationWarning")  # of the compiler about itself
+def test_compiled_views_are_the_same(name: str) -> None:
+    x = images(64, side=32)
+    plainly, fused = (apply(recipe(name), x, generator(), compiled=compiled) for compiled in (False, True))
+    torch.testing.assert_close(fused, plainly, rtol=0, atol=1e-5)
+
+
 def test_autocast_does_not_touch_a_view() -> None:
     x = images(8)
     plainly = apply(recipe("acl"), x, generator())
