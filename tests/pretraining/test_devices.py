@@ -119,7 +119,7 @@ def test_what_cannot_be_shared_is_refused_in_every_process(both: Path) -> None:
     }
 
 
-def test_a_synchronised_norm_is_one_norm_to_second_order(both: Path) -> None:
+def test_a_synchronised_norm_is_one_norm(both: Path) -> None:
     ours, theirs = (torch.load(both / f"norm-{rank}.pt") for rank in range(2))
     for shared, again, single in zip(ours, theirs, pair.norm_of(None), strict=True):
         assert torch.equal(shared, again)
