@@ -16,8 +16,8 @@ from robustcl.models.threat import Norm
 
 _NOTHING = 1e-8  # a weight up to this size moves nothing in l2 and l1, as in the released code
 _FAR = 1e12  # a level at which every coordinate that has a weight is in its corner
-_NEAR = 2.0**-22  # of what is needed: two units in the last place
-_LOOKS, _ROUNDS = 100, 12  # steps towards the level: at most, where each is looked at, and where that would wait
+_NEAR = 2.0**-20  # of what is needed: a few units in the last place, which is how sums round
+_LOOKS, _ROUNDS = 100, 8  # steps towards the level: at most, where each is looked at, and where that would wait
 _FIRST = 32  # coordinates that are put in order first in l1
 
 _DUALS: dict[Norm, Norm] = {"linf": "l1", "l2": "l2", "l1": "linf"}
@@ -66,9 +66,9 @@ def _levelled(size: Tensor, room: Tensor, need: Tensor, *, even: bool) -> Tensor
         return torch.minimum(room, level[..., None] if even else level[..., None] * wide)
 
     steepest = size.sum(1, keepdim=True) if even else (size * size).sum(1, keepdim=True)
-    reached = need < _sums(size, room)
-    level = torch.where(reached, need / steepest, _FAR)
-    return fill(_root(lambda level: _sums(size, fill(level)), level, need))
+    most = _sums(size, room)
+    level = torch.where(need < most, need / steepest, _FAR)
+    return fill(_root(lambda level: _sums(size, fill(level)), level, torch.minimum(need, most)))
 
 
 def _root(function: Callable[[Tensor], Tensor], level: Tensor, need: Tensor) -> Tensor:
@@ -78,15 +78,15 @@ def _root(function: Callable[[Tensor], Tensor], level: Tensor, need: Tensor) -> 
     last straight piece the secant is the function.
     """
     looking = level.device.type == "cpu"
-    before, below = torch.zeros_like(level), torch.zeros_like(level)
+    before, below, enough = torch.zeros_like(level), torch.zeros_like(level), _NEAR * need
     for _ in range(_LOOKS if looking else _ROUNDS):
         value = function(level)
         missing, rise = need - value, value - below
-        going = (missing > _NEAR * need) & (rise > 0) & (level < _FAR)
+        going = (missing > enough) & (rise > 0)
         if looking and not going.any():
             break
-        step = (level - before) * (missing / rise)
-        before, below, level = level, value, torch.where(going, level + step, level)
+        further = torch.addcmul(level, level - before, missing / rise)
+        before, below, level = level, value, torch.where(going, further, level)
     return level
 
 
@@ -103,11 +103,11 @@ def _greedy(size: Tensor, room: Tensor, need: Tensor) -> Tensor:
         order = order[:, None].expand(-1, room.shape[1], -1)
         rooms = room.gather(2, order)
         gains = rooms * largest[:, None]
-        total = gains.cumsum(2)
+        total = gains.cumsum(2, dtype=torch.float64)
         if count == size.shape[1] or ((total[..., -1] >= need) | everything).all():
             break
         count = min(4 * count, size.shape[1])
-    left = (need[..., None] - (total - gains)).clamp_min_(0)
+    left = (need[..., None] - (total - gains)).clamp_min_(0).float()
     way = torch.minimum(rooms, left / largest[:, None].clamp_min(torch.finfo(torch.float32).tiny))
     moved = torch.zeros_like(room).scatter_(2, order, way)
     if looking and not everything.any():
