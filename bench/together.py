@@ -60,7 +60,7 @@ def run_together(stages: Sequence[Stage], place: Place, watch: Watch) -> None:
     What is to be trained goes first, so that the others can be dealt out many at a time. Errors: those of a stage, in
     every process; `LostError` where a process is gone.
     """
-    if place.device != "cpu":
+    if place.device.startswith("cuda"):
         torch.cuda.set_device(place.device)
     todo = _missing(stages, place)
     while todo:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from robustcl.models.errors import LostError
+from robustcl.models.errors import LostError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ class Share:
 def total(x: Tensor) -> Tensor:
     """The sum of `x` over all processes, the same bits in each of them, with its gradients of every order.
 
-    Errors: `LostError` where a process is gone.
+    Errors: `LostError` where a process is gone, `UserError` where the group has no backend for the device.
     """
     out: Tensor = _Total.apply(x)  # type: ignore[no-untyped-call]
     return out
@@ -114,6 +114,9 @@ class _Total(torch.autograd.Function):
         try:
             dist.all_reduce(summed)
         except RuntimeError as error:
+            if "backend type" in str(error):  # torch's words for a group that serves no tensor on this device
+                kind = x.device.type
+                raise UserError(f"process group: has no backend for {kind}, expected 'cpu:gloo,cuda:nccl'") from None
             lost = "a process of this run is gone; what is finished stays, the same command goes on from there"
             raise LostError(lost) from error
         return summed
