@@ -150,12 +150,14 @@ class _Work:
             self.kept.save(court, order, part)
             self.trial.report(self.done + int(court.done.sum()), self.total)
 
+        through = int(court.done.sum())
+
         def told(count: int) -> None:
             nonlocal through
             through += count
             self.trial.report(self.done + through, self.total)
 
-        court.finished, through = finished, int(court.done.sum())
+        court.finished = finished
         if len(rows):
             shards.run(attack, court, self.trial.workers, self.kept, order, told)
             if not court.done.all():

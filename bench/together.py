@@ -117,8 +117,8 @@ def _deal(ready: Sequence[Stage], place: Place, watch: Watch) -> None:
         error = wrong
     found: list[Exception | None] = [None] * world
     dist.all_gather_object(found, error)
-    for wrong in filter(None, found):
-        raise wrong
+    for told in filter(None, found):
+        raise told
     for number, stage in enumerate(ready):
         if number % world != rank:
             watch.finished(stage)

@@ -120,7 +120,8 @@ def shared(module: nn.Module, share: Share | None) -> Iterator[None]:
     if share is None:
         yield
         return
-    switches = [part.switch for part in module.modules() if isinstance(getattr(part, "switch", None), Switch)]
+    held = [getattr(part, "switch", None) for part in module.modules()]
+    switches = [switch for switch in held if isinstance(switch, Switch)]
     for switch in switches:
         switch.share = share
     try:

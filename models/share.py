@@ -52,7 +52,8 @@ class Share:
 
     def take(self, whole: Tensor) -> Tensor:
         """(m n, ...) to the part of this process, (m own, ...)."""
-        return whole.unflatten(0, (-1, self.n))[:, self.own].flatten(0, 1)
+        views: Tensor = whole.unflatten(0, (-1, self.n))
+        return views[:, self.own].flatten(0, 1)
 
     def gather(self, part: Tensor) -> Tensor:
         """The inverse of `take` over all processes, with its gradient; not one bit of a number changes."""

@@ -200,8 +200,19 @@ def test_progress_counts_every_image_once() -> None:
 def test_evaluate_takes_workers() -> None:
     model = network()
     images = images_for(model, 12)
-    given = {"threat": Threat("1/20"), "attacks": ["pgd-3"], "batch_size": 4, "checks": False}
-    one, two = (robustcl.evaluate(model, images.pixels, images.labels, workers=workers, **given) for workers in (1, 2))
+    one, two = (
+        robustcl.evaluate(
+            model,
+            images.pixels,
+            images.labels,
+            threat=Threat("1/20"),
+            attacks=["pgd-3"],
+            batch_size=4,
+            workers=workers,
+            checks=False,
+        )
+        for workers in (1, 2)
+    )
     pd.testing.assert_frame_equal(one.records, two.records)
 
 

@@ -141,6 +141,7 @@ def norm_of(share: Share | None) -> list[Tensor]:
     assert norm.bias.grad is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
     held = [y.detach(), first, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var]
     return [*held, norm.num_batches_tracked]
 

@@ -62,9 +62,7 @@ def test_two_processes_train_what_one_trains(both: Path, name: str) -> None:
         assert row == pytest.approx(expected, rel=loose)
     assert weights.keys() == single.keys()
     for key, tensor in weights.items():
-        torch.testing.assert_close(
-            tensor, single[key], rtol=loose, atol=loose, msg=lambda said, key=key: f"{key}: {said}"
-        )
+        torch.testing.assert_close(tensor, single[key], rtol=loose, atol=loose)
 
 
 def test_both_processes_hold_the_same_bits(both: Path) -> None:
