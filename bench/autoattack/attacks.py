@@ -81,7 +81,7 @@ class APGD(Member):
 class FAB(Member):
     """FAB (Croce and Hein, ICML 2020): the nearest adversarial image; towards targets, or over all classes at once.
 
-    Untargeted, a step asks for the gradient of every class.
+    Untargeted, a step asks for a gradient per class; our engine for one less, those of the differences to the label.
     """
 
     version: ClassVar[int] = 2
