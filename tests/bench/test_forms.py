@@ -28,14 +28,14 @@ from tests.bench.tiny import network, one_line
         ("pgd-least-likely-3", PGD(steps=3, target="least-likely")),
         ("pgd-random-3", PGD(steps=3, target="random")),
         ("fgsm", fgsm()),
-        ("apgd-ce", APGD(batch=8)),
-        ("apgd-ce-50x3", APGD(steps=50, restarts=3, batch=8)),
-        ("apgd-dlr-100-eot20", APGD(loss="dlr", samples=20, batch=8)),
-        ("apgd-t", APGD(loss="targeted", batch=8)),
-        ("fab", FAB(targeted=False, batch=8)),
-        ("fab-t-30", FAB(steps=30, batch=8)),
-        ("square", Square(batch=8)),
-        ("square-300x2", Square(queries=300, restarts=2, batch=8)),
+        ("apgd-ce", APGD()),
+        ("apgd-ce-50x3", APGD(steps=50, restarts=3)),
+        ("apgd-dlr-100-eot20", APGD(loss="dlr", samples=20)),
+        ("apgd-t", APGD(loss="targeted")),
+        ("fab", FAB(targeted=False)),
+        ("fab-t-30", FAB(steps=30)),
+        ("square", Square()),
+        ("square-300x2", Square(queries=300, restarts=2)),
     ],
 )
 def test_names(name: str, attack: Attack) -> None:
@@ -94,13 +94,13 @@ def test_tables() -> None:
     assert found == {
         "strong": [PGD(steps=100, restarts=5, loss="margin")],
         "quick": [PGD(steps=20, loss="margin", step="2/255")],
-        "black": [Square(queries=1000, batch=16)],
-        "both": [APGD(steps=50, batch=16), FAB(targets=3, batch=16)],
+        "black": [Square(queries=1000)],
+        "both": [APGD(steps=50), FAB(targets=3)],
         "from_simclr": [Transfer(source="simclr", attack=PGD(steps=10, verdict="last"))],
     }
     asked = judges(["both", "pgd-3", "strong"], 3, defined=found)
     assert list(asked) == ["both", "pgd-3", "strong"]
-    assert asked["both"] == [APGD(steps=50, batch=16), FAB(targets=2, batch=16)], "three classes leave two targets"
+    assert asked["both"] == [APGD(steps=50), FAB(targets=2)], "three classes leave two targets"
     with pytest.raises(UserError, match=r"unknown attack 'stron', .*did you mean 'strong'\?"):
         judges(["stron"], 10, defined=found)
 

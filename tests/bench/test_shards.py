@@ -241,7 +241,7 @@ def test_what_cannot_be_split_is_refused_in_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"^workers 2: on cpu of this machine processes cannot be forked, expected 1, "):
         shards.check(2, "cpu")
     shards.check(1, "mps")
-    bench = judges(["pgd-3", "square-50"], 10, 8)
+    bench = judges(["pgd-3", "square-50"], 10)
     assert shards.unsplit(bench, "cpu") == []
     reason = "draws from the one generator of the process, and runs on one device"
     assert shards.unsplit({"all": [PGD(), Square(queries=5)]}, "cuda") == [f"{Square(queries=5).name} {reason}"]
