@@ -57,7 +57,8 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
     """
     if trial.save and trial.known is not None:
         raise UserError("evaluate: save and known, expected one of them: what is taken over has no images to save")
-    counted, note = Counted(model), _note(model, images, trial) if trial.keep else {}
+    counted = model if isinstance(model, Counted) else Counted(model)
+    note = _note(model, images, trial) if trial.keep else {}
     with torch.no_grad(), frozen(model), global_draws(images.pixels.device, trial.seed, "clean"):
         logits = _answers(counted, images, trial.batch)
         answer, margin = logits.argmax(1), margins(logits, images.labels)

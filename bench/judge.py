@@ -110,7 +110,7 @@ class Judge:
         x, y = self.x[rows], self.y[rows]
         raw = adversarial.detach().float()
         raw = torch.where(raw.isfinite(), raw, x)
-        point = self.threat.project(raw, x)
+        point = self.threat.project(raw, x).contiguous()  # whatever order the attack works in, the answer is the same
         excess = (self.threat.distance(raw, x) - float(self.threat.eps)).clamp_min(0)
         self.outside[rows] = torch.maximum(self.outside[rows], excess)
         with torch.no_grad():
@@ -129,6 +129,11 @@ class Judge:
             self.point[kept] = point[worse]
         self.step[rows[worse & broken]] = steps[worse & broken]
         return broken
+
+    def book(self, rows: Tensor, each: int) -> None:
+        """Book so many passes of the lean model on each of these rows; the model itself counts its own."""
+        self.passes[rows] += each
+        self.model.passes += each * len(rows)
 
     def charge(self, passes: int, rows: Tensor) -> None:
         """Book so many passes on these rows, evenly; the first rows bear the remainder."""

@@ -113,29 +113,25 @@ class Replay:
 
     Official AdvCL forwards its clean views again in every step of the attack; the features are the same each time but
     the running statistics move each time. We forward the views once and replay what the other cycles would have done:
-    an update is `r <- r + m (s - r)`, so the batch statistic s of each forward follows from r before and after it.
+    an update is `r <- r + m (s - r)`, so a cycle of c forwards takes r to `a r + b` with `a = (1 - m)^c`, and b follows
+    from r before and after it.
     """
 
     def __init__(self, module: nn.Module, route: str) -> None:
-        self.norms = norms(module, route)
-        self.seen: list[list[Tensor]] = [self._statistics()]
+        self.norms = [norm for norm in norms(module, route) if norm.running_mean is not None]
+        self.before = [held.clone() for held in self._moving()]
 
-    def _statistics(self) -> list[Tensor]:
-        return [s.clone() for n in self.norms for s in (n.running_mean, n.running_var) if s is not None]
+    def _moving(self) -> list[Tensor]:
+        # By `.data`: in train mode no gradient depends on the running statistics, yet autograd guards them.
+        return [held.data for n in self.norms for held in (n.running_mean, n.running_var) if held is not None]
 
-    def mark(self) -> None:
-        """To be called after each forward of the cycle."""
-        self.seen.append(self._statistics())
-
-    def repeat(self, times: int) -> None:
-        """Apply the marked cycle `times` more times."""
-        moving = [s for n in self.norms for s in (n.running_mean, n.running_var) if s is not None]
+    def repeat(self, forwards: int, times: int) -> None:
+        """Apply the cycle of so many `forwards`, which happened since this was made, `times` more times."""
         rates = [n.momentum if n.momentum is not None else 0.1 for n in self.norms for _ in range(2)]
-        for _ in range(times):
-            for before, after in zip(self.seen[:-1], self.seen[1:], strict=True):
-                for running, old, new, m in zip(moving, before, after, rates, strict=True):
-                    # By `.data`: in train mode no gradient depends on the running statistics, yet autograd guards them.
-                    running.data.lerp_(old + (new - old) / m, m)
+        for running, before, rate in zip(self._moving(), self.before, rates, strict=True):
+            kept = (1 - rate) ** forwards
+            further = sum(kept**cycle for cycle in range(1, times + 1))  # r1 + (r1 - r0) (a + a^2 + ...)
+            running.add_(running - before, alpha=further)
         for norm in self.norms:
             if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked += times * (len(self.seen) - 1)
+                norm.num_batches_tracked += times * forwards

@@ -1,6 +1,7 @@
 """The only owner of the training loop: every method and every scheme runs through `fit`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
+from robustcl.models.folding import folded
 from robustcl.models.seeding import generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
@@ -62,7 +64,7 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
             partial=run.partial.take(watch.rows) if run.partial else None,
         )
     work = _Work(method=method, net=net, images=images, run=run)
-    _prepare(method, net)
+    prepare(method, net)
     optimiser = training.optimiser.build([p for p in net.parameters() if p.requires_grad])
     state = State(net, optimiser, run.keep, identity, run.validation)
     history = state.restore()
@@ -71,7 +73,8 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
         if training.coreset is not None and training.coreset.due(epoch):
             state.coreset = _select(work, training.coreset, epoch)
         schedule = _schedule(work, history)
-        row = _epoch(work, optimiser, epoch, state.coreset, schedule)
+        with folded(net.encoder) if method.freezes else nullcontext():
+            row = _epoch(work, optimiser, epoch, state.coreset, schedule)
         if watch is not None and watch.due(epoch + 1, training.epochs):
             row |= watch.measure(encoder, _route(method, encoder), epoch + 1)
         history.append(row)
@@ -127,8 +130,9 @@ def _check(method: Method, run: Run) -> None:
         raise UserError(f"{run.where}: the rate 'automatic' follows a validation, which finetuning alone has")
 
 
-def _prepare(method: Method, net: Net) -> None:
+def prepare(method: Method, net: Net) -> None:
     net.train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in which convolutions are fastest
     net.requires_grad_(True)
     net.beside.requires_grad_(False)
     if method.freezes:
@@ -180,7 +184,7 @@ def _epoch(
         batch = work.batch(rows, epoch, first + number)
         if isinstance(work.method, Surveying):
             work.method.survey(work.net, work.images, batch, number, len(parts))
-        terms = _step(work.method, work.net, batch, optimiser)
+        terms = step(work.method, work.net, batch, optimiser)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + term
         # No .item() per step: the first step that went wrong is remembered on the device and read once per epoch.
@@ -205,7 +209,7 @@ def _terms(method: Method, net: Net, batch: Batch) -> dict[str, Tensor]:
         return method.loss(net, views, batch)
 
 
-def _step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     terms = _terms(method, net, batch)
     optimiser.zero_grad(set_to_none=True)
     total: Tensor = torch.stack(list(terms.values())).sum()

@@ -51,7 +51,7 @@ class State:
         checkpoint.match(self.net, _below(found.tensors, "net/"), str(self.keep))
         for key, tensor in _below(found.tensors, "optimiser/").items():
             entry, _, name = key.partition("/")
-            self.optimiser.state[self.trained[name]][entry] = tensor.to(self.trained[name].device)
+            self.optimiser.state[self.trained[name]][entry] = torch.empty_like(self.trained[name]).copy_(tensor)
         if self.validation is not None:
             self.validation.best = _below(found.tensors, "best/")
         self.coreset = found.tensors.get("coreset")
