@@ -27,7 +27,7 @@ class Case:
     are attacked at a time, and with a `budget` (seconds, infinite for who stops by something else) the size of a block.
 
     `smaller` is the case of the next smaller radius of a sweep: what was broken there is broken here, at no cost (see
-    `sweep`). `save` is the file for the adversarial images.
+    `sweep`). `save` is the file for the adversarial images; `workers` share the batches (see `evaluate.Trial`).
     """
 
     given: Given
@@ -41,6 +41,7 @@ class Case:
     budget: float | None = None
     smaller: "Case | None" = None
     save: Path | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.budget:

@@ -66,20 +66,11 @@ class Drawn(Attack):
     def name(self) -> str:
         return self.attack.name
 
-    @property
-    def batch(self) -> int | None:
-        """The batch that its draws depend on, if any."""
-        return getattr(self.attack, "batch", None)
-
-    @property
-    def fixed_batch(self) -> int | None:
-        """The batch that it has to be run in, if any."""
-        return getattr(self.attack, "fixed_batch", None)
-
-    @property
-    def engine(self) -> str | None:
-        """Who runs it."""
-        return getattr(self.attack, "engine", None)
+    def __getattr__(self, name: str) -> Any:
+        """Who runs it, and what that hangs on (`engine`, `batch`, `keyed`, ...), is the attack's own."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.attack, name)
 
     def cost(self, classes: int, norm: Norm = "linf") -> int:
         return math.ceil(self.attack.cost(classes, norm) * self.share / 100)

@@ -27,8 +27,8 @@ COSTS = Costs(phases=[2033, 7733], screen=64, broken=70)
 
 def quick(share: int = 40) -> Any:
     """An estimate of attacks that take no time."""
-    apgd, square = judges(["apgd-ce-5", "square-20"], 10, 500).values()
-    screen = Screen(attack=judges(["pgd-margin-3"], 10, 500)["pgd-margin-3"][0])
+    apgd, square = judges(["apgd-ce-5", "square-20"], 10).values()
+    screen = Screen(attack=judges(["pgd-margin-3"], 10)["pgd-margin-3"][0])
     return [screen, Drawn(attack=apgd[0], phase=0, share=share), Drawn(attack=square[0], phase=1, share=share)]
 
 
@@ -109,17 +109,17 @@ def test_what_a_smaller_ball_broke_is_not_taken_over() -> None:
 
 @pytest.mark.parametrize("name", ["aa-estimate", "aa-estimate-10"])
 def test_its_name_its_fingerprint_and_its_key(name: str) -> None:
-    found = judges([name], 10, 64)[name]
+    found = judges([name], 10)[name]
     assert [attack.name for attack in found[1:]] == ["apgd-ce", "apgd-t", "fab-t", "square"]
     assert [from_identity(identity(attack), "x", {}) for attack in found] == found
     told = fingerprint(name, found, THREAT, 0, 10)
     share = 10 if name.endswith("10") else 20
     assert told.startswith(f"{name}@screen-pgd-margin-targeted-10 10it/3t")
     assert f"drawn for {share} % of the passes" in told
-    plain = fingerprint("autoattack", judges(["autoattack"], 10, 64)["autoattack"], THREAT, 0, 10)
+    plain = fingerprint("autoattack", judges(["autoattack"], 10)["autoattack"], THREAT, 0, 10)
     assert told.rpartition("sha:")[2] != plain.rpartition("sha:")[2]
     assert asked_share("aa-estimates") is None
-    assert len(judges([name], 2, 64)[name]) == 4  # APGD-T needs four classes
+    assert len(judges([name], 2)[name]) == 4  # APGD-T needs four classes
 
 
 def test_refusals_are_one_line(tmp_path: Path) -> None:
