@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from robustcl.bench.adversarial import Saved
 from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.autoattack.engine import Engine as Engine
+from robustcl.bench.autoattack.engine import Member
 from robustcl.bench.autoattack.versions import VERSIONS
 from robustcl.bench.forms import FORMS, known, parsed
 from robustcl.bench.judge import Attack as Attack
@@ -73,12 +75,15 @@ def identity(attack: Attack) -> dict[str, Any]:
 
 
 def judges(
-    names: Sequence[str | Attack | Plain], classes: int, batch: int, defined: Definitions | None = None
+    names: Sequence[str | Attack | Plain],
+    classes: int,
+    engine: Engine = Engine(),  # noqa: B008  (a frozen value)
+    defined: Definitions | None = None,
 ) -> dict[str, list[Attack]]:
     """The judges for a list of names, attacks and callables: each name with its attacks in order.
 
-    Names are those of `defined`, of `known()`, and `saved:<path>`. `batch` is the reference batch of AutoAttack's
-    attacks. Errors: `UserError` for an unknown or repeated name, and for a loss that needs more classes.
+    Names are those of `defined`, of `known()`, and `saved:<path>`. `engine` runs AutoAttack's attacks.
+    Errors: `UserError` for an unknown or repeated name, and for a loss that needs more classes.
     """
     if isinstance(names, str):
         raise UserError(f"attacks: '{names}' is one text, expected a list such as ['{names}']")
@@ -86,7 +91,7 @@ def judges(
         raise UserError(f"attacks: a model of {classes} class, expected at least 2")
     found: dict[str, list[Attack]] = {}
     for asked in names:
-        name, bench = _asked(asked, classes, batch, defined or {})
+        name, bench = _asked(asked, classes, engine, defined or {})
         if name in found:
             raise UserError(f"attacks: two are named '{name}', expected distinct names; judge the other one apart")
         found[name] = [_fitted(attack, classes) for attack in bench]
@@ -139,7 +144,7 @@ def _told(thing: Any) -> str:
     return repr(thing)
 
 
-def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[str, Sequence[Attack]]:
+def _asked(asked: Any, classes: int, engine: Engine, defined: Definitions) -> tuple[str, Sequence[Attack]]:
     if isinstance(asked, Attack):
         return asked.name, [asked]
     if callable(asked):
@@ -149,7 +154,7 @@ def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[
     if asked in defined:
         return asked, defined[asked]
     if asked in VERSIONS:
-        return asked, VERSIONS[asked](classes, batch=batch)
+        return asked, VERSIONS[asked](classes, **engine.fields())
     if asked.startswith("saved:"):
         return (saved := Saved(path=Path(asked.removeprefix("saved:")))).name, [saved]
     form_and_fields = parsed(asked)
@@ -158,7 +163,7 @@ def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[
         listed = ", ".join([*defined, *known()])
         raise UserError(f"attacks: unknown attack '{asked}', expected one of {listed}{nearest(asked, names)}")
     form, given = form_and_fields
-    own = {"batch": batch} if "batch" in form.kind.__dataclass_fields__ else {}
+    own = engine.fields() if issubclass(form.kind, Member) else {}
     return asked, [form.kind(**own, **given)]
 
 

@@ -35,6 +35,7 @@ class PGD(Attack):
     iterate alone, which can only be higher. `"last"` does that, for comparison.
     """
 
+    keyed: ClassVar[bool] = True  # its draws, by image
     version: ClassVar[int] = 3
 
     steps: int = Field(default=20, ge=0)

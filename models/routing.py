@@ -7,26 +7,41 @@ branch of its own (AdvCL, Fan et al. 2021; ACL, Jiang et al. 2020).
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcl.models.errors import UserError, unknown
+from robustcl.models.share import Share
+from robustcl.models.shared_norm import grouped, synchronised
 
 
 class Switch:
-    """The route that all batch norms of one network take now."""
+    """The route that all batch norms of one network take now, and how the batch is shared, if it is."""
 
     def __init__(self, routes: tuple[str, ...]) -> None:
         self.routes = routes
         self.active = routes[0]
+        self.share: Share | None = None
 
     def take(self, route: str) -> None:
         """Send what follows through `route`."""
         if route not in self.routes:
             raise unknown("encoder", "route", route, self.routes)
         self.active = route
+
+    def answer(self, head: nn.Module, features: Tensor) -> Tensor:
+        """What `head` answers on features of the whole batch, of which every process has all rows."""
+        share, self.share = self.share, None
+        try:
+            if share is not None and share.groups > 1:
+                return grouped(head, features, replace(share, rank=0, world=1))
+            out: Tensor = head(features)
+            return out
+        finally:
+            self.share = share
 
 
 class RoutedBatchNorm(nn.Module):
@@ -39,7 +54,11 @@ class RoutedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The active branch's answer, of the same shape."""
-        out: Tensor = self.branches[self.switch.active](x)
+        norm, share = self.branches[self.switch.active], self.switch.share
+        if share is not None and share.world > 1 and share.groups == 1 and norm.training:
+            assert isinstance(norm, _BatchNorm)
+            return synchronised(norm, x, share)
+        out: Tensor = norm(x)
         return out
 
 
@@ -93,6 +112,23 @@ def _unrouted(name: str) -> str:
     """The name of a tensor without the route of its branch."""
     head, found, tail = name.partition(".branches.")
     return f"{head}.{tail.partition('.')[2]}" if found else name
+
+
+@contextmanager
+def shared(module: nn.Module, share: Share | None) -> Iterator[None]:
+    """Inside the block every encoder below `module` is given its part of a shared batch and answers for the whole."""
+    if share is None:
+        yield
+        return
+    held = [getattr(part, "switch", None) for part in module.modules()]
+    switches = [switch for switch in held if isinstance(switch, Switch)]
+    for switch in switches:
+        switch.share = share
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.share = None
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class AdvCL(Method):
         return made
 
     def views(self, batch: Batch) -> Views:
-        g = batch.generator("views")
+        g = batch.draws("views")
         views = {"x1": apply(self.strong, batch.images, g), "x2": apply(self.strong, batch.images, g)}
         views["origin"] = apply(self.weak, batch.images, g)
         # Of the weakly augmented, unattacked image, and not clamped, as in the released code.
