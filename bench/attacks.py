@@ -15,6 +15,7 @@ from robustcl.bench.autoattack.attacks import APGD, FAB, Square
 from robustcl.bench.autoattack.engine import Engine as Engine
 from robustcl.bench.autoattack.engine import Member
 from robustcl.bench.autoattack.versions import VERSIONS
+from robustcl.bench.estimate import Drawn, Screen, asked_share, estimated
 from robustcl.bench.forms import FORMS, known, parsed
 from robustcl.bench.judge import Attack as Attack
 from robustcl.bench.judge import Judge as Judge
@@ -69,6 +70,8 @@ def identity(attack: Attack) -> dict[str, Any]:
         return {**kind, "name": attack.name, **_code(attack.function)}
     if isinstance(attack, Transfer):
         return {**kind, "source": attack.source_identity, "attack": identity(attack.attack)}
+    if isinstance(attack, Screen | Drawn):
+        return {**kind, **plain(attack), "attack": identity(attack.attack)}
     if isinstance(attack, Saved):
         return {**kind, "content": attack.content, "only": attack.only}
     return {**kind, **plain(attack)}
@@ -106,6 +109,9 @@ def from_identity(held: Mapping[str, Any], where: str, sources: Mapping[str, nn.
     if held["kind"] == "Transfer":
         return Transfer(source=sources[held["source"]], attack=from_identity(held["attack"], where, sources))
     fields = {name: part for name, part in held.items() if name not in ("kind", "version")}
+    if held["kind"] in ("Screen", "Drawn"):
+        made = Screen if held["kind"] == "Screen" else Drawn
+        return made(**{**fields, "attack": from_identity(held["attack"], where, sources)})
     return read(kinds[held["kind"]], fields, where)
 
 
@@ -155,8 +161,15 @@ def _asked(asked: Any, classes: int, engine: Engine, defined: Definitions) -> tu
         return asked, defined[asked]
     if asked in VERSIONS:
         return asked, VERSIONS[asked](classes, **engine.fields())
+    if (share := asked_share(asked)) is not None:
+        return asked, estimated(share, classes, **engine.fields())
     if asked.startswith("saved:"):
         return (saved := Saved(path=Path(asked.removeprefix("saved:")))).name, [saved]
+    return asked, [_formed(asked, engine, defined)]
+
+
+def _formed(asked: str, engine: Engine, defined: Definitions) -> Attack:
+    """The attack of a form's name. Errors: `UserError` for an unknown one."""
     form_and_fields = parsed(asked)
     if form_and_fields is None or (form_and_fields[0].kind is PGD and "steps" not in form_and_fields[1]):
         names = [*defined, *VERSIONS, "pgd-20", *(name for name in FORMS if name != "pgd")]
@@ -164,7 +177,7 @@ def _asked(asked: Any, classes: int, engine: Engine, defined: Definitions) -> tu
         raise UserError(f"attacks: unknown attack '{asked}', expected one of {listed}{nearest(asked, names)}")
     form, given = form_and_fields
     own = engine.fields() if issubclass(form.kind, Member) else {}
-    return asked, [form.kind(**own, **given)]
+    return form.kind(**own, **given)
 
 
 def _fitted(attack: Attack, classes: int) -> Attack:

@@ -10,6 +10,7 @@ from robustcl.bench.adversarial import Saved
 from robustcl.bench.attacks import Attack, Wrapped, identity
 from robustcl.bench.autoattack.attacks import APGD
 from robustcl.bench.autoattack.engine import Engine
+from robustcl.bench.estimate import Drawn, Screen
 from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain, read
@@ -36,6 +37,8 @@ def fingerprint(judge: str, attacks: Sequence[Attack], threat: Threat, seed: int
     ]
     alone = [attack.name for attack in attacks] == [judge]
     told = ", ".join(" ".join([*([] if alone else [a.name]), *_settings(a, threat, classes)]) for a in attacks)
+    shares = {attack.share for attack in attacks if isinstance(attack, Drawn)}
+    told += "".join(f", drawn for {share} % of the passes" for share in sorted(shares))
     sha = digest([[identity(attack) for attack in attacks], plain(threat)])[:8]
     return "; ".join([f"{judge}@{told}", f"{threat.norm} {threat.eps}", f"seed {seed}", *shared, f"sha:{sha}"])
 
@@ -62,6 +65,8 @@ def _settings(attack: Attack, threat: Threat, classes: int) -> list[str]:
         return [f"(images {attack.content[:8]})"]
     if isinstance(attack, Transfer):
         return [f"from {attack.source_identity[:16]}", *_settings(attack.attack, threat, classes)]
+    if isinstance(attack, Screen | Drawn):
+        return _settings(attack.attack, threat, classes)
     held = {name: of for name, of in plain(attack).items() if name not in (*_SHARED, *_NAMED)}
     if isinstance(attack, APGD):
         held["restarts"], held["targets"], held["shrinking"] = attack.settings(classes, threat.norm)

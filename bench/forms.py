@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from robustcl.bench.autoattack.attacks import APGD, FAB, Square
 from robustcl.bench.autoattack.engine import Engine, Member
 from robustcl.bench.autoattack.versions import VERSIONS
+from robustcl.bench.estimate import NAME, SHARE, asked_share
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD
 from robustcl.bench.transfer_attack import Transfer
@@ -50,7 +51,8 @@ def known() -> dict[str, str]:
     rows = {name + ("-<steps>" if name.startswith("pgd") else ""): form.says for name, form in FORMS.items()}
     versions = {name: ", ".join(a.name for a in made(10)) for name, made in VERSIONS.items()}
     versions = {name: f"AutoAttack {name.partition('-')[2] or 'standard'}: {text}" for name, text in versions.items()}
-    told = {**rows, **versions, "saved:<path>": "adversarial images that were saved"}
+    estimate = f"AutoAttack standard on a random part of the images, at {SHARE} % of its passes; {NAME}-10 takes 10 %"
+    told = {**rows, **versions, NAME: estimate, "saved:<path>": "adversarial images that were saved"}
     told["transfer"] = "adversarial images of another encoder of the suite; in its [judge.attacks] alone"
     return {name: f"{text}, {pgd[name]}" if name in pgd else text for name, text in told.items()}
 
@@ -85,7 +87,7 @@ def read_judges(tables: Mapping[str, Any], where: str, engine: Engine = _ENGINE)
     """
     found = {}
     for name, given in tables.items():
-        if name == "clean" or name in VERSIONS or parsed(name) is not None:
+        if name == "clean" or name in VERSIONS or parsed(name) is not None or asked_share(name) is not None:
             raise UserError(f"{where}.{name}: this is the name of an attack already, expected another one")
         parts = given if isinstance(given, list | tuple) else [given]
         if not parts or not all(isinstance(part, Mapping) for part in parts):

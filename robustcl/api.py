@@ -13,6 +13,7 @@ from torch import Tensor
 from robustcl.bench import shards
 from robustcl.bench.attacks import Attack, Engine, Plain, judges
 from robustcl.bench.budget import Check, blocks, within
+from robustcl.bench.estimate import designs, refuse
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.pace import duration
@@ -120,6 +121,7 @@ def evaluate(
     if budget is None:
         records = judge(model, whole, trial)
     else:
+        refuse(held, "evaluate: no budget, which judges block by block")
         records = _within(budget, model, whole, trial)
         whole = whole.take(torch.isin(whole.index, torch.tensor(records["image"].unique(), device=device)))
         told = f"{len(whole)} of {len(labels)} images in random order, budget {duration(budget)}"
@@ -130,6 +132,7 @@ def evaluate(
         judges=names,
         protocol=told,
         fingerprints=fingerprints(trial.judges, threat, seed, classes),
+        designs=designs(records, held, classes, threat.norm, seed),
         checked=check(model, whole, trial, records).beside(strays.findings()) if checks else None,
     )
 

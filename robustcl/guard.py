@@ -105,7 +105,8 @@ def rows_of_evaluation(found: Evaluation, images: Tensor, labels: Tensor, name: 
     whole = Images(images.detach(), labels.detach(), classes=int(labels.max()) + 1, name="guard")
     findings = text_of(found.checked)
     made = []
-    for judge, right in {CLEAN: found.clean, **found.robust}.items():
+    sure = {judge: found.clean & ~np.isin(order, of.certain) for judge, of in found.estimates.items()}
+    for judge, right in {CLEAN: found.clean, **found.robust, **sure}.items():
         held = against(findings, judge, len(order)) if findings else None
         row = Row(
             encoder=name,
@@ -121,6 +122,7 @@ def rows_of_evaluation(found: Evaluation, images: Tensor, labels: Tensor, name: 
             image=order[by_image],
             label=labels.cpu().numpy().astype(np.int16)[by_image],
             right=right[by_image],
+            estimate=found.estimates.get(judge),
         )
         made.append(row)
     return tuple(made)
