@@ -4,6 +4,7 @@ It answers like the network itself up to rounding, and what is found on it count
 float32, is wrong too: whoever searches with it has to ask (see `bench/judge.py`).
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ class Lean:
         self.precision, self.device = precision, example.device.type
         found = lighter(model, example) if isinstance(model, nn.Module) else None
         self.model, self.copied = found or model, found is not None
+        self.last = found is not None and _channels_last(found, example)  # the order of an image in memory
 
     def answers(self, images: Tensor) -> Tensor:
         """The logits (n, classes), without a graph."""
@@ -56,8 +58,26 @@ class Lean:
                 found = None
         return logits.detach(), each.detach(), torch.zeros_like(images) if found is None else found
 
+    def pullback(self, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Logits (n, classes), and what gives the gradient of their sum with weights (n, classes), time and again.
+
+        Where an image has no gradient, it is zero and not an error.
+        """
+        points = images.detach().requires_grad_()
+        with torch.enable_grad(), rounding(self.precision):
+            logits = self._forward(points)
+
+        def pull(weights: Tensor) -> Tensor:
+            found = None
+            if logits.requires_grad:
+                with rounding(self.precision):
+                    (found,) = torch.autograd.grad(logits, points, weights, retain_graph=True, allow_unused=True)
+            return torch.zeros_like(images) if found is None else found
+
+        return logits.detach(), pull
+
     def _forward(self, images: Tensor) -> Tensor:
-        if self.copied and images.dim() == 4:
+        if self.last:
             images = images.contiguous(memory_format=torch.channels_last)
         if self.precision != "bfloat16":
             return self.model(images).float()
@@ -82,7 +102,7 @@ def rounding(precision: Precision) -> Iterator[None]:
 
 
 def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
-    """A frozen copy in eval mode, its batch norms folded, in channels-last order; None where it answers otherwise."""
+    """A frozen copy in eval mode, its batch norms folded; None where it answers otherwise."""
     with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
         try:
             held = copy.deepcopy(model).eval().requires_grad_(False)
@@ -99,8 +119,21 @@ def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
                 if not _near(held, example, expected):
                     for name, layer in before:
                         _replace(held, name, layer)
-        held.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return held if _near(held, example, expected) else None
+
+
+def _channels_last(model: nn.Module, example: Tensor) -> bool:
+    """Put the model into this order, where its images have channels and it answers the same in it."""
+    if example.dim() != 4:
+        return False
+    with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
+        expected = model(example)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with contextlib.suppress(RuntimeError):  # a view of what is no longer in one piece
+            if _near(model, example.contiguous(memory_format=torch.channels_last), expected):
+                return True
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return False
 
 
 def _near(model: nn.Module, example: Tensor, expected: Tensor) -> bool:

@@ -54,31 +54,53 @@ class Search:
     @functools.cached_property
     def ranking(self) -> Tensor:
         """(n, classes) the classes of each clean image, the likeliest first, as the package sorts them."""
-        self._book(torch.arange(len(self.rows), device=self.rows.device), 1)
+        self.book(torch.arange(len(self.rows), device=self.rows.device), 1)
         with torch.no_grad():
             logits: Tensor = self.judge.model(self.x).float()
         return logits.sort(dim=1)[1].flip(1)
 
     def answers(self, at: Tensor, points: Tensor) -> Tensor:
         """(m, classes) logits of the lean model at `points` (m, ...)."""
-        self._book(at, 1)
+        self.book(at, 1)
         return self.model.answers(points)
 
     def gradient(
         self, at: Tensor, points: Tensor, losses: Callable[[Tensor], Tensor], samples: int = 1
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (m, classes) and losses (m,) of the last sample, and the gradient (m, ...) averaged over all."""
-        self._book(at, 2 * samples)
+        self.book(at, 2 * samples)
         logits, each, total = self.model.gradient(points, losses)
         for _ in range(samples - 1):
             logits, each, gradient = self.model.gradient(points, losses)
             total = total + gradient
         return logits, each, total / samples if samples > 1 else total
 
+    def pullback(self, at: Tensor, points: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Logits (m, classes), and what gives the gradient (m, ...) of their sum with weights (m, classes)."""
+        self.book(at, 1)
+        logits, pull = self.model.pullback(points)
+
+        def booked(weights: Tensor) -> Tensor:
+            self.book(at, 1)
+            return pull(weights)
+
+        return logits, booked
+
+    def rows_of(self, images: Tensor) -> Tensor:
+        """Images (m, ...) as rows (m, d), in the order in which the lean model holds them in memory."""
+        return (images.movedim(1, -1) if self.model.last else images).flatten(1)
+
+    def images_of(self, rows: Tensor) -> Tensor:
+        """Images (m, ...) of such rows."""
+        shape = self.x.shape[1:]
+        if not self.model.last:
+            return rows.view(-1, *shape)
+        return rows.view(-1, *shape[1:], shape[0]).movedim(-1, 1)
+
     def confirm(self, at: Tensor, points: Tensor, step: int | Tensor) -> Tensor:
         """(m,) bool: which of these points the judge's own float32 model gets wrong, once projected."""
         broken = self.judge.confirm(points, self.rows[at], step)
-        self._book(at, 1)
+        self.book(at, 1)
         self.right[at[broken]] = False
         return broken
 
@@ -88,7 +110,8 @@ class Search:
             self.confirm(self.left, self.point[self.left], step)
         self.judge.finish(self.rows)
 
-    def _book(self, at: Tensor, passes: int) -> None:
+    def book(self, at: Tensor, passes: int | Tensor) -> None:
+        """So many passes for each of these images, or one number per image."""
         self.judge.passes[self.rows[at]] += passes
 
 

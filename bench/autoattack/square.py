@@ -1,8 +1,18 @@
-"""The only owner of Square as our engine runs it (Andriushchenko et al., ECCV 2020): random search by squares."""
+"""The only owner of Square as our engine runs it (Andriushchenko et al., ECCV 2020): random search by squares.
+
+It goes where the released code goes, query by query; what differs is said where it does. A proposal that changes
+nothing is not asked about, and an image leaves at its first success: every state is one of an image.
+"""
 
 from dataclasses import dataclass
 
-from robustcl.bench.autoattack.search import Search
+import torch
+from torch import Tensor
+
+from robustcl.bench.autoattack.draws import Replay
+from robustcl.bench.autoattack.proposals import Hunt, Proposals, proposals
+from robustcl.bench.autoattack.search import Claims, Search
+from robustcl.bench.autoattack.windows import Grid
 from robustcl.bench.judge import Judge
 from robustcl.models.errors import UserError
 
@@ -24,4 +34,70 @@ def check(judge: Judge, name: str) -> None:
 
 def attack(search: Search, plan: Plan) -> None:
     """Propose squares to every image that is still right; out as soon as one breaks it."""
-    raise NotImplementedError
+    c, h, w = search.x.shape[1:]
+    grid = Grid((c, h, w), last=search.model.copied, device=search.x.device)
+    lowest = torch.full((len(search.rows), 1), torch.inf, device=search.x.device)
+    for _ in range(plan.restarts):
+        at = search.left
+        if not len(at):
+            return
+        state = _run(search, plan.queries, proposals(search, grid), at)
+        lower = (state.margin < lowest[state.at])[:, 0]
+        at = state.at[lower]
+        lowest[at], search.point[at] = state.margin[lower], grid.images(state.point[lower])
+
+
+def _run(search: Search, queries: int, moves: Proposals, at: Tensor) -> Hunt:
+    """One restart: what is still right at its end."""
+    state = moves.hunt(at, search.x[at], search.y[at])
+    images = moves.grid.images
+    claims = Claims(search, images(state.point))
+
+    def settle(wrong: Tensor, step: int) -> None:
+        """Who is broken leaves the state."""
+        stays = claims.settle(state.at, images(state.point), wrong[:, 0], step, last=step == queries)
+        if stays is None:
+            return
+        if search.every == 1 and isinstance(search.source, Replay):
+            # The released code gives up a tie for the rest of the restart, whoever wins it; elsewhere it goes on.
+            stays = stays & (state.margin != 0)[:, 0]
+        search.book(state.at[~stays], state.asked[~stays])
+        state.keep(stays)
+
+    state.margin = _margins(search.model.answers(images(state.point)), state.y)
+    settle(state.margin <= 0, 0)
+    for query in range(queries):
+        if not len(state.at):
+            break
+        moves.propose(state, query)
+        margin = _asked(search, state, moves)
+        better = margin < state.margin
+        state.margin = torch.minimum(margin, state.margin)
+        moves.back(state, better)
+        if search.every > 1 or not float(margin.min()) > 0:
+            settle(better & (margin <= 0), query + 1)
+    search.book(state.at, state.asked)
+    return state
+
+
+def _asked(search: Search, state: Hunt, moves: Proposals) -> Tensor:
+    """(m, 1) margins of the proposals; where nothing is new, that of the point itself, which is not asked again.
+
+    To find out where nothing is new makes an accelerator wait: there, all are asked.
+    """
+    points, y, rows = state.point, state.y, None
+    new = moves.new() if search.every == 1 else None
+    state.asked += 1 if new is None else new
+    if new is not None:
+        rows = new.nonzero()[:, 0]
+        if len(rows) < len(new):
+            points, y = points.index_select(0, rows), y.index_select(0, rows)
+    if not len(points):
+        return state.margin
+    margin = _margins(search.model.answers(moves.grid.images(points)), y)
+    return margin if rows is None or len(rows) == len(state.at) else state.margin.index_copy(0, rows, margin)
+
+
+def _margins(logits: Tensor, y: Tensor) -> Tensor:
+    """(m, 1) the logit of the label (m, 1) minus the best other one."""
+    return logits.gather(1, y) - logits.scatter(1, y, -torch.inf).amax(1, keepdim=True)
