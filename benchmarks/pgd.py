@@ -1,4 +1,4 @@
-"""The only owner of the benchmark of PGD-20 on ResNet-18: ours in float32 and bfloat16, beside the libraries of attacks.
+"""The only owner of the benchmark of PGD-20 on ResNet-18: ours, in float32 and bfloat16, beside libraries of attacks.
 
 Every side takes 20 steps of 2/255 from a random start at 8/255, without leaving early, and answers images: what is
 compared is the cost of a step. Ours is `robustcl.bench.pgd.PGD` with the verdict on the last iterate, its verdict in

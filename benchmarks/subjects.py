@@ -1,4 +1,4 @@
-"""The only owner of the networks that are measured on: residual networks as drawn, and robust ones that are trained once.
+"""The only owner of the networks that are measured on: residual ones as drawn, and robust ones, trained once.
 
 The robust ones are PGD-trained for a minute or two on scikit-learn's digits, coloured and enlarged to 3x32x32, and kept
 in `runs/benchmarks/`, which git ignores.
@@ -56,7 +56,7 @@ def digits() -> tuple[Digits, Digits]:
 
 
 def robust(name: str, model: nn.Module, eps: str, epochs: int) -> nn.Module:
-    """The model PGD-trained (7 steps of eps / 4) at `eps`, from its file where there is one; "0" trains on clean ones."""
+    """The model PGD-trained at `eps` (7 steps of eps / 4), from its file where there is one; 0 is clean training."""
     path = KEPT / f"{name}.safetensors"
     if path.is_file():
         model.load_state_dict(load_file(path))
