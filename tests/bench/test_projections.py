@@ -68,7 +68,9 @@ def test_the_ways_are_those_of_the_released_code(norm: Any, kind: str) -> None:
     ways, far = changes(norm, points, weights, gaps)
     assert ways.dtype == far.dtype == torch.float32
     torch.testing.assert_close(ways.double(), released(norm, points, weights, gaps), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(far.double(), torch.linalg.vector_norm(ways.double(), ORDERS[norm], dim=-1), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(
+        far.double(), torch.linalg.vector_norm(ways.double(), ORDERS[norm], dim=-1), rtol=1e-6, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "ties"])
