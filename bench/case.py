@@ -26,7 +26,7 @@ class Case:
     are attacked at a time, and with a `budget` (seconds, infinite for who stops by something else) the size of a block.
 
     `smaller` is the case of the next smaller radius of a sweep: what was broken there is broken here, at no cost (see
-    `sweep`). `save` is the file for the adversarial images.
+    `sweep`). `save` is the file for the adversarial images; `workers` share the batches (see `evaluate.Trial`).
     """
 
     given: Given
@@ -40,6 +40,7 @@ class Case:
     budget: float | None = None
     smaller: "Case | None" = None
     save: Path | None = None
+    workers: int = 1
 
     @property
     def part(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from robustcl.bench import adversarial
+from robustcl.bench import adversarial, shards
 from robustcl.bench.attacks import identity
 from robustcl.bench.batches import Batches, Note
 from robustcl.bench.judge import COLUMNS, Attack, Counted, Judge, frozen, global_draws, margins
@@ -33,7 +33,8 @@ class Trial:
     module, or holds no tensor, needs a `label` there, since nothing else tells it apart. `save` is the file for the
     adversarial images (see `adversarial.save`). `known` are records of the same judges on the same model and images
     within a smaller ball of the same norm: what was broken there is taken over, with no pass spent. `watch` is shown
-    every judge and attack when it is through.
+    every judge and attack when it is through. With several `workers` the batches of an attack are dealt out (see
+    `shards`): forks of this process on a CPU, on CUDA one thread per device.
     """
 
     threat: Threat
@@ -44,6 +45,7 @@ class Trial:
     label: str = ""
     save: Path | None = None
     known: pd.DataFrame | None = None
+    workers: int = 1
     report: Callable[[int, int], None] = lambda done, total: None
     watch: Callable[[str, Attack, Judge], None] = lambda name, attack, judge: None
 
@@ -57,7 +59,8 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
     """
     if trial.save and trial.known is not None:
         raise UserError("evaluate: save and known, expected one of them: what is taken over has no images to save")
-    counted, note = Counted(model), _note(model, images, trial) if trial.keep else {}
+    counted = model if isinstance(model, Counted) else Counted(model)
+    note = _note(model, images, trial) if trial.keep else {}
     with torch.no_grad(), frozen(model), global_draws(images.pixels.device, trial.seed, "clean"):
         logits = _answers(counted, images, trial.batch)
         answer, margin = logits.argmax(1), margins(logits, images.labels)
@@ -148,9 +151,16 @@ class _Work:
             self.kept.save(court, order, part)
             self.trial.report(self.done + int(court.done.sum()), self.total)
 
+        through = int(court.done.sum())
+
+        def told(count: int) -> None:
+            nonlocal through
+            through += count
+            self.trial.report(self.done + through, self.total)
+
         court.finished = finished
         if len(rows):
-            attack.run(court)
+            shards.run(attack, court, self.trial.workers, self.kept, order, told)
             if not court.done.all():
                 raise RuntimeError(f"attack {attack.name}: left {int((~court.done).sum())} images unfinished")
         self.done += len(self.images)

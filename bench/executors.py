@@ -15,6 +15,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
+from robustcl.bench import forks
 from robustcl.bench.place import Place
 from robustcl.bench.stages import execute
 from robustcl.bench.store import Stage
@@ -38,8 +41,9 @@ class Watch(Protocol):
 def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mapping[str, int], watch: Watch) -> None:
     """Make every stage that the store lacks, parents first; `stages` are in such an order.
 
-    Of the stages that are ready, the one on the costliest path goes first. Errors of a stage are raised here, after the
-    other workers were stopped; what is finished stays.
+    Of the stages that are ready, the one on the costliest path goes first. Where fewer are ready than there are
+    workers, evaluations take several processes each. Errors of a stage are raised here, after the other workers were
+    stopped; what is finished stays.
     """
     todo = {stage.key: stage for stage in stages if not place.store.has(stage)}
     if workers == 1:
@@ -49,27 +53,38 @@ def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mappin
             watch.finished(stage)
         return
     urgent = _urgency(list(todo.values()), cost)
-    running: dict[Future[None], Stage] = {}
+    running: dict[Future[None], tuple[Stage, int]] = {}
     # The workers are stopped before the threads are joined, or an error and Ctrl-C would wait for every running stage.
     with ThreadPoolExecutor(workers) as threads, _workers(min(workers, len(todo)), place) as idle:
         while todo or running:
-            busy = {stage.key for stage in running.values()}
-            blocked = todo.keys() | busy
+            blocked = todo.keys() | {stage.key for stage, _ in running.values()}
             ready = [s for s in todo.values() if not blocked & {parent.key for parent in s.parents.values()}]
-            for stage in sorted(ready, key=lambda stage: -urgent[stage.key])[: workers - len(running)]:
+            free = workers - sum(taken for _, taken in running.values())
+            chosen = sorted(ready, key=lambda stage: -urgent[stage.key])[:free]
+            for stage, taken in zip(chosen, shares(chosen, free, place.device), strict=True):
                 del todo[stage.key]
                 watch.started(stage)
-                running[threads.submit(_delegate, idle, stage, watch)] = stage
+                running[threads.submit(_delegate, idle, stage, taken, watch)] = (stage, taken)
             for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
                 future.result()
-                watch.finished(running.pop(future))
+                watch.finished(running.pop(future)[0])
 
 
 def default_workers(device: str) -> int:
-    """One worker per CPU core this process may use; one in all for an accelerator."""
+    """One worker per CPU core this process may use, or per CUDA device; one in all for any other accelerator."""
     if device != "cpu":
-        return 1
+        return max(torch.cuda.device_count(), 1) if device == "cuda" else 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shares(chosen: Sequence[Stage], free: int, device: str) -> list[int]:
+    """How many processes each of the chosen stages takes: one, and evaluations on a CPU those that are to spare."""
+    taken = [1] * len(chosen)
+    split = [number for number, stage in enumerate(chosen) if stage.kind == "evaluate"]
+    if split and device == "cpu" and forks.possible():
+        for number in range(free - len(chosen)):
+            taken[split[number % len(split)]] += 1
+    return taken
 
 
 def to_json(stage: Stage) -> dict[str, Any]:
@@ -106,22 +121,22 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
         env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     where = {
         "root": str(place.store.root.resolve()),
-        "device": place.device,
         "offline": place.offline,
         "data": [described(data) for data in place.library.datasets],
         "given": place.given,
         "files": {key: str(path) for key, path in place.files.items()},
     }
+    devices = max(torch.cuda.device_count(), 1)
     started = [
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "robustcl.bench.worker", json.dumps(where)],
+            [sys.executable, "-P", "-m", "robustcl.bench.worker", json.dumps({**where, "device": device})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=env,
             start_new_session=True,
         )
-        for _ in range(count)
+        for device in (f"cuda:{i % devices}" if place.device == "cuda" else place.device for i in range(count))
     ]
     for worker in started:
         idle.put(worker)
@@ -136,13 +151,13 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
                     pipe.close()  # type: ignore[union-attr]
 
 
-def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, watch: Watch) -> None:
-    """Have a worker make the stage; raise here what was raised there."""
+def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, taken: int, watch: Watch) -> None:
+    """Have a worker make the stage, in so many processes; raise here what was raised there."""
     worker = idle.get()
     assert worker.stdin is not None
     assert worker.stdout is not None
     with suppress(BrokenPipeError):  # it died before it was asked: said below
-        worker.stdin.write(json.dumps(to_json(stage)) + "\n")
+        worker.stdin.write(json.dumps({"stage": to_json(stage), "workers": taken}) + "\n")
         worker.stdin.flush()
     for line in worker.stdout:
         said = json.loads(line)

@@ -52,6 +52,7 @@ class Judge:
     `x` (n, ...) in [0, 1], `y` (n,), `images` (n,) positions in the official split. For every image it holds the worst
     answer seen: the one with the smallest margin. `outside` (n,) says how far the proposals left the ball before they
     were projected, in the norm of the threat; `point` (n, ...) holds the worst point where `keep_points` asks for it.
+    With a `shard` (i, count) it gives out each count-th batch alone, from the i-th on.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Judge:
         self.passes = torch.zeros(n, dtype=torch.int64, device=y.device)
         self.done = torch.zeros(n, dtype=torch.bool, device=y.device)
         self.point = x.clone() if keep_points else None
+        self.shard = (0, 1)
 
     @property
     def held(self) -> dict[str, Tensor]:
@@ -96,7 +98,8 @@ class Judge:
         A model that draws numbers finds the global generator in a state that depends on the batch alone, so that its
         answers are the same in every run, restarted or not.
         """
-        for rows in torch.arange(len(self.y), device=self.y.device).split(size or self.batch):
+        first, count = self.shard
+        for rows in torch.arange(len(self.y), device=self.y.device).split(size or self.batch)[first::count]:
             if not self.done[rows].all():
                 seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
                 yield rows
@@ -110,7 +113,7 @@ class Judge:
         x, y = self.x[rows], self.y[rows]
         raw = adversarial.detach().float()
         raw = torch.where(raw.isfinite(), raw, x)
-        point = self.threat.project(raw, x)
+        point = self.threat.project(raw, x).contiguous()  # whatever order the attack works in, the answer is the same
         excess = (self.threat.distance(raw, x) - float(self.threat.eps)).clamp_min(0)
         self.outside[rows] = torch.maximum(self.outside[rows], excess)
         with torch.no_grad():
@@ -129,6 +132,11 @@ class Judge:
             self.point[kept] = point[worse]
         self.step[rows[worse & broken]] = steps[worse & broken]
         return broken
+
+    def book(self, rows: Tensor, each: int) -> None:
+        """Book so many passes of the lean model on each of these rows; the model itself counts its own."""
+        self.passes[rows] += each
+        self.model.passes += each * len(rows)
 
     def charge(self, passes: int, rows: Tensor) -> None:
         """Book so many passes on these rows, evenly; the first rows bear the remainder."""

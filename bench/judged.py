@@ -113,7 +113,7 @@ def judge_stage(case: Case, images: Images, stage: Stage, store: Store, watch: W
         keep.mkdir(parents=True, exist_ok=True)
         write_json(folder / _BEGUN, cell(case, stage))
         known = records_of(case.smaller.stages[0], store) if case.smaller else None
-        trial = replace(case.trial, keep=keep, save=case.save, known=known, report=report)
+        trial = replace(case.trial, keep=keep, save=case.save, known=known, workers=case.workers, report=report)
         found = judge(case.given.model, images, trial)
         told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
         records.write(folder / "records.parquet", found, told)

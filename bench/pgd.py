@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from robustcl.bench.judge import Attack, Judge, margins
+from robustcl.models.lean import Lean
 from robustcl.models.seeding import ImageDraws, generator
 from robustcl.models.threat import Norm
 from robustcl.models.value import value
@@ -34,7 +35,8 @@ class PGD(Attack):
     iterate alone, which can only be higher. `"last"` does that, for comparison.
     """
 
-    version: ClassVar[int] = 2
+    keyed: ClassVar[bool] = True  # its draws, by image
+    version: ClassVar[int] = 3
 
     steps: int = Field(default=20, ge=0)
     step: Step = "eps/4"
@@ -70,11 +72,12 @@ class PGD(Attack):
 
     def run(self, judge: Judge) -> None:
         for rows in judge.batches():
-            goals = self._goals(judge, rows)
+            goals, model = self._goals(judge, rows), judge.lean()
             left = rows
             for restart in range(self.restarts):
                 for turn, goal in enumerate(goals):
-                    left = self._climb(judge, left, goal[left - rows[0]], restart * len(goals) + turn)
+                    climbers = _Climbers(judge, left, goal[left - rows[0]], model)
+                    left = self._climb(climbers, restart * len(goals) + turn)
             judge.finish(rows)
 
     def _goals(self, judge: Judge, rows: Tensor) -> list[Tensor]:
@@ -92,46 +95,46 @@ class PGD(Attack):
         order = logits.argsort(dim=1, descending=True, stable=True)[:, : judge.classes - 1]
         return [order[:, -1]] if self.target == "least-likely" else list(order[:, : self.targets].T)
 
-    def _climb(self, judge: Judge, rows: Tensor, goal: Tensor, number: int) -> Tensor:
-        """One run over these rows; the rows that are still right."""
-        if not len(rows):
-            return rows
+    def _climb(self, climbers: "_Climbers", number: int) -> Tensor:
+        """One run; the rows that are still right."""
+        if not len(climbers.rows):
+            return climbers.rows
+        judge, first = climbers.judge, self.verdict == "first"
         ascent, threat = Ascent(steps=self.steps, step=self.step, init=self.init), judge.threat
-        draws = ImageDraws([judge.images[int(row)] for row in rows], judge.seed, "pgd", number)
-        size, point = ascent.size(threat), ascent.start(judge.x[rows], threat, draws)
+        draws = ImageDraws([judge.images[row] for row in climbers.rows.tolist()], judge.seed, "pgd", number)
+        size, climbers.point = ascent.size(threat), ascent.start(climbers.origin, threat, draws)
         for step in range(self.steps):
-            before = judge.model.passes
-            logits, gradient = self._gradient(judge.model, point, judge.y[rows], goal)
-            judge.charge(judge.model.passes - before, rows)
-            claimed = logits.argmax(1) != judge.y[rows]
-            if step and self.verdict == "first" and claimed.any():
-                stays = torch.ones_like(claimed)
-                stays[claimed] = ~_confirm(judge, point[claimed], rows[claimed], step)
-                point, gradient, rows, goal = point[stays], gradient[stays], rows[stays], goal[stays]
-            if not len(rows):
-                return rows
-            point = threat.project(point + size * threat.steepest(gradient, self.share), judge.x[rows])
-        return rows[~_confirm(judge, point, rows, self.steps)]
+            logits, climbers.gradient = self._gradient(climbers)
+            if step and first:
+                climbers.settle(logits.argmax(1) != climbers.labels, step, last=step == self.steps - 1)
+                if not len(climbers.rows):
+                    return climbers.rows
+            direction = threat.steepest(climbers.gradient, self.share)
+            climbers.point = threat.project(climbers.point + size * direction, climbers.origin)
+        return climbers.rows[~climbers.confirm(climbers.rows, climbers.point, self.steps)]
 
-    def _gradient(self, model: nn.Module, point: Tensor, labels: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
+    def _gradient(self, climbers: "_Climbers") -> tuple[Tensor, Tensor]:
         """Logits, and the gradient of the summed loss with respect to the images alone, over all samples."""
-        total, gradient = point.new_zeros(len(point), 1), torch.zeros_like(point)
-        for _ in range(self.samples):
-            point = point.detach().requires_grad_()
-            with torch.enable_grad():
-                logits = model(point)
-                (found,) = torch.autograd.grad(self._loss(logits, labels, goal), point)
-            total, gradient = total + logits.detach(), gradient + found
-        return total / self.samples, (gradient / self.samples).nan_to_num(0, 0, 0)  # no number, no direction
 
-    def _loss(self, logits: Tensor, labels: Tensor, goal: Tensor) -> Tensor:
+        def losses(logits: Tensor) -> Tensor:
+            return self._losses(logits, climbers.labels, climbers.goal)
+
+        climbers.judge.book(climbers.rows, 2 * self.samples)
+        total, _, gradient = climbers.model.gradient(climbers.point, losses)
+        for _ in range(self.samples - 1):
+            logits, _, found = climbers.model.gradient(climbers.point, losses)
+            total, gradient = total + logits, gradient + found
+        return total, gradient.nan_to_num(0, 0, 0) / self.samples  # no number, no direction
+
+    def _losses(self, logits: Tensor, labels: Tensor, goal: Tensor) -> Tensor:
+        """(n,) what is climbed."""
         targeted = self.target != "none"
         if self.loss == "ce":
-            loss = nn.functional.cross_entropy(logits, goal, reduction="sum")
+            loss = nn.functional.cross_entropy(logits, goal, reduction="none")
             return -loss if targeted else loss
         if targeted:
-            return (logits.gather(1, goal[:, None]) - logits.gather(1, labels[:, None])).sum()
-        return -margins(logits, labels).sum()
+            return (logits.gather(1, goal[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+        return -margins(logits, labels)
 
 
 def fgsm(loss: Literal["ce", "margin"] = "ce") -> PGD:
@@ -139,8 +142,47 @@ def fgsm(loss: Literal["ce", "margin"] = "ce") -> PGD:
     return PGD(steps=1, step="eps/1", init="clean", loss=loss)
 
 
-def _confirm(judge: Judge, point: Tensor, rows: Tensor, step: int) -> Tensor:
-    before = judge.model.passes
-    broken = judge.confirm(point, rows, step)
-    judge.charge(judge.model.passes - before, rows)
-    return broken
+def patience(device: torch.device) -> int:
+    """Steps between two looks at who is broken: each step where that costs nothing, few where a device has to wait."""
+    return 1 if device.type == "cpu" else 10
+
+
+class _Climbers:
+    """Images that climb together on the lean model, each until the judge agrees that it is broken.
+
+    `rows` (n,), where they stand with the judge, and of each the image, label, goal, point and gradient. The judge is
+    asked about the first point that the lean model got wrong since it was asked last: at once on a CPU, where an image
+    thus leaves at its first break, and every ten steps where a look at the device would make it wait. What the judge
+    does not confirm goes on.
+    """
+
+    def __init__(self, judge: Judge, rows: Tensor, goal: Tensor, model: Lean) -> None:
+        self.judge, self.rows, self.goal, self.model = judge, rows, goal, model
+        self.origin, self.labels = model.laid_out(judge.x[rows]), judge.y[rows]
+        self.point = self.gradient = self.claim = self.origin
+        self.step = torch.full_like(rows, -1)  # of the claim
+        self.every = patience(rows.device)
+
+    def settle(self, wrong: Tensor, step: int, *, last: bool) -> None:
+        """Note who is `wrong` (n,) at `step`; when it is time, or at the `last`, whom the judge confirms leaves."""
+        new = wrong & (self.step < 0)
+        self.claim = torch.where(new.view(-1, *[1] * (self.point.dim() - 1)), self.point, self.claim)
+        self.step = torch.where(new, step, self.step)
+        if step % self.every and not last:
+            return
+        claimed = (self.step >= 0).nonzero()[:, 0]
+        if not len(claimed):
+            return
+        broken = self.confirm(self.rows[claimed], self.claim[claimed], self.step[claimed])
+        self.step = torch.full_like(self.step, -1)
+        stays = torch.ones_like(wrong)
+        stays[claimed] = ~broken
+        for name in ("rows", "origin", "labels", "goal", "point", "gradient", "claim", "step"):
+            setattr(self, name, getattr(self, name)[stays])
+
+    def confirm(self, rows: Tensor, points: Tensor, step: int | Tensor) -> Tensor:
+        """Which of these the judge itself gets wrong."""
+        before = self.judge.model.passes
+        broken = self.judge.confirm(points, rows, step)
+        self.judge.charge(self.judge.model.passes - before, rows)
+        return broken

@@ -24,13 +24,15 @@ Report = Callable[[int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where stages run: never part of a key. `files` are the user's own, by the SHA-256 of their content;
-    `given` is where classifiers from outside come from, by their weights."""
+    `given` is where classifiers from outside come from, by their weights; an evaluation may take `workers` processes.
+    """
 
     store: Store
     library: Library
     files: Mapping[str, Path] = field(default_factory=dict)
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = "cpu"
+    workers: int = 1
     offline: bool = False
 
     def images(self, stage: Stage) -> Images:

@@ -14,7 +14,9 @@ from robustcl.bench.plan import Plan, plan
 from robustcl.bench.spec import read_suite
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Suite, resolved
+from robustcl.bench.together import join, run_together
 from robustcl.models.errors import UserError
+from robustcl.models.share import processes
 from robustcl.models.value import Table
 
 
@@ -48,12 +50,14 @@ def prepare(
 ) -> Job:
     """Read and plan a suite; nothing is written. `runs` defaults to `runs/<suite>`.
 
+    Where torchrun started this process, it enters the group of all of them, which then runs the suite together.
     With a `table` these are the tables of the suite, which then is only named `suite`.
 
     Errors: `UserError` for everything that is wrong with the suite, its data or the device.
     """
     if offline:
         go_offline()
+    device = join(device)
     points = read_suite(suite, overrides, table)
     where = Store(Path(runs) if runs else Path("runs") / points[0].name)
     device, library = find_device(device), Library()
@@ -64,6 +68,8 @@ def prepare(
 
 def claim(job: Job) -> None:
     """Write down in the run folder what it is of. Errors: `UserError` where it is another suite's or cannot be."""
+    if processes()[0]:
+        return
     said = {"points": [resolved(point) for point in job.points], "cost": dict(job.plan.cost)}
     job.place.store.claim_suite(job.name, said, list(job.plan.cells), job.plan.probes)
 
@@ -71,6 +77,11 @@ def claim(job: Job) -> None:
 def make(job: Job, watch: Watch, workers: int | None = None) -> None:
     """Make every stage of the job that the store lacks. Whatever stops it, what is finished stays."""
     claim(job)
+    if processes()[1] > 1:
+        if workers:
+            raise UserError(f"--workers {workers}: within a process group, whose processes are the workers")
+        run_together(job.plan.stages, job.place, watch)
+        return
     workers = workers or default_workers(job.place.device)
     run_stages(job.plan.stages, job.place, workers, job.plan.cost, watch)
 

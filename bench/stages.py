@@ -7,7 +7,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
 from robustcl.models.architecture import read_architecture
 from robustcl.models.encoder import Encoder
+from robustcl.models.share import processes
 from robustcl.models.value import read
 from robustcl.pretraining.loop import Run, fit
 from robustcl.pretraining.method import Method, Targets, build_net, read_method
@@ -37,6 +38,11 @@ from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, loa
 
 def execute(stage: Stage, place: Place, report: Report) -> None:
     """Make the stage unless the store has it."""
+    place.store.make(stage, work_of(stage, place, report))
+
+
+def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapping[str, Any]]:
+    """What makes the stage in a folder, and answers with what is to be noted of it."""
     kinds = {
         "pretrain": _pretrain,
         "import": make_import,
@@ -54,9 +60,10 @@ def execute(stage: Stage, place: Place, report: Report) -> None:
         scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
         seconds = round(time.monotonic() - began, 3)
-        return {**provenance(), "device": place.device, "seconds": seconds, "peak_memory": peak, **extra}
+        together = {"processes": processes()[1]} if processes()[1] > 1 else {}
+        return {**provenance(), "device": place.device, **together, "seconds": seconds, "peak_memory": peak, **extra}
 
-    place.store.make(stage, work)
+    return work
 
 
 def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
@@ -133,6 +140,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         keep=folder / "progress" / "batches",
         label=part.get("weights", ""),
         known=pq.read_table(smaller).to_pandas() if smaller else None,
+        workers=place.workers,
         report=report,
     )
     found = judge(classifier, images, trial)

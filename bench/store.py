@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from robustcl.models.errors import UserError
@@ -92,6 +93,14 @@ class Store:
             note = {"schema": SCHEMA, **what, "files": files, "made": made}
             write_json(hidden / "stage.json", note)
             hidden.rename(self.folder(stage))
+
+    @contextmanager
+    def beside(self, stage: Stage) -> Iterator[Path]:
+        """A folder for a process that helps another one with a stage: it reads the progress, what it writes is lost."""
+        with TemporaryDirectory() as folder:
+            progress = self.root.resolve() / stage.kind / f".{stage.key}" / "progress"
+            (Path(folder) / "progress").symlink_to(progress)
+            yield Path(folder)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

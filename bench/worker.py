@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,9 @@ def main(where: dict[str, Any]) -> None:
 
     for line in sys.stdin:
         try:
-            execute(from_json(json.loads(line)), place, lambda done, total: say(done=done, total=total))
+            asked = json.loads(line)
+            here = replace(place, workers=asked["workers"])
+            execute(from_json(asked["stage"]), here, lambda done, total: say(done=done, total=total))
             say(made=True)
         except (UserError, NumberError) as error:
             say(error=type(error).__name__, message=str(error))

@@ -26,6 +26,8 @@ def _shortcut(channels: int, out: int, stride: int) -> nn.Module:
 class Basic(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016)."""
 
+    FOLDS = (("conv1", "bn1"), ("conv2", "bn2"))  # see `folding`
+
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
         self.conv1 = convolution(channels, out, 3, stride)
@@ -42,6 +44,8 @@ class Basic(nn.Module):
 
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions at a quarter of the output's channels; the stride is on the 3x3, as is usual."""
+
+    FOLDS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()

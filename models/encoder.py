@@ -12,6 +12,7 @@ from robustcl.models.errors import UserError
 from robustcl.models.plugin import name_of
 from robustcl.models.routing import Switch, branch, keep
 from robustcl.models.seeding import derive
+from robustcl.models.shared_norm import whole
 from robustcl.models.value import plain
 
 Shape = tuple[int, int, int]
@@ -65,12 +66,14 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor, route: str | None = None) -> Tensor:
         """Features (n, width) by way of `route` (default: the first one).
 
+        Where the switch has a share of a batch, the images are this process's part, and the features those of all.
         Errors: `UserError` for images of another shape than the encoder's and for an unknown route.
         """
         if tuple(images.shape[1:]) != self.shape:
             raise UserError(f"encoder: images of shape {tuple(images.shape)}, expected (n, {str(self.shape)[1:]}")
         self.switch.take(route or self.routes[0])
-        features: Tensor = self.body((images - self.mean) / self.std)
+        x, share = (images - self.mean) / self.std, self.switch.share
+        features: Tensor = self.body(x) if share is None else whole(self.body, x, share)
         return features
 
     def map(self, images: Tensor, route: str | None = None) -> Tensor:
@@ -78,6 +81,8 @@ class Encoder(nn.Module):
 
         Errors: `UserError` for images of another number of channels than the encoder's and for an unknown route.
         """
+        if self.switch.share is not None:
+            raise UserError("encoder: a map of a part of a batch, expected one process and groups = 1")
         if images.ndim != 4 or images.shape[1] != self.shape[0]:
             raise UserError(f"encoder: images of shape {tuple(images.shape)}, expected (n, {self.shape[0]}, h, w)")
         self.switch.take(route or self.routes[0])

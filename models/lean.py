@@ -58,6 +58,12 @@ class Lean:
                 found = None
         return logits.detach(), each.detach(), torch.zeros_like(images) if found is None else found
 
+    def laid_out(self, images: Tensor) -> Tensor:
+        """The same images in the order that the model answers fastest in."""
+        if images.dim() != 4:
+            return images
+        return images.contiguous(memory_format=torch.channels_last if self.last else torch.contiguous_format)
+
     def pullback(self, images: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         """Logits (n, classes), and what gives the gradient of their sum with weights (n, classes), time and again.
 
@@ -77,8 +83,7 @@ class Lean:
         return logits.detach(), pull
 
     def _forward(self, images: Tensor) -> Tensor:
-        if self.last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = self.laid_out(images)
         if self.precision != "bfloat16":
             return self.model(images).float()
         with torch.autocast(self.device, torch.bfloat16):

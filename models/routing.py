@@ -7,26 +7,41 @@ branch of its own (AdvCL, Fan et al. 2021; ACL, Jiang et al. 2020).
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from robustcl.models.errors import UserError, unknown
+from robustcl.models.share import Share
+from robustcl.models.shared_norm import grouped, synchronised
 
 
 class Switch:
-    """The route that all batch norms of one network take now."""
+    """The route that all batch norms of one network take now, and how the batch is shared, if it is."""
 
     def __init__(self, routes: tuple[str, ...]) -> None:
         self.routes = routes
         self.active = routes[0]
+        self.share: Share | None = None
 
     def take(self, route: str) -> None:
         """Send what follows through `route`."""
         if route not in self.routes:
             raise unknown("encoder", "route", route, self.routes)
         self.active = route
+
+    def answer(self, head: nn.Module, features: Tensor) -> Tensor:
+        """What `head` answers on features of the whole batch, of which every process has all rows."""
+        share, self.share = self.share, None
+        try:
+            if share is not None and share.groups > 1:
+                return grouped(head, features, replace(share, rank=0, world=1))
+            out: Tensor = head(features)
+            return out
+        finally:
+            self.share = share
 
 
 class RoutedBatchNorm(nn.Module):
@@ -39,7 +54,11 @@ class RoutedBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The active branch's answer, of the same shape."""
-        out: Tensor = self.branches[self.switch.active](x)
+        norm, share = self.branches[self.switch.active], self.switch.share
+        if share is not None and share.world > 1 and share.groups == 1 and norm.training:
+            assert isinstance(norm, _BatchNorm)
+            return synchronised(norm, x, share)
+        out: Tensor = norm(x)
         return out
 
 
@@ -96,6 +115,23 @@ def _unrouted(name: str) -> str:
 
 
 @contextmanager
+def shared(module: nn.Module, share: Share | None) -> Iterator[None]:
+    """Inside the block every encoder below `module` is given its part of a shared batch and answers for the whole."""
+    if share is None:
+        yield
+        return
+    held = [getattr(part, "switch", None) for part in module.modules()]
+    switches = [switch for switch in held if isinstance(switch, Switch)]
+    for switch in switches:
+        switch.share = share
+    try:
+        yield
+    finally:
+        for switch in switches:
+            switch.share = None
+
+
+@contextmanager
 def batch_norm_mode(module: nn.Module, training: bool) -> Iterator[None]:
     """Every batch norm below `module` in train or eval mode inside the block; the old modes come back after it."""
     before = {part: part.training for part in module.modules() if isinstance(part, _BatchNorm)}
@@ -113,29 +149,25 @@ class Replay:
 
     Official AdvCL forwards its clean views again in every step of the attack; the features are the same each time but
     the running statistics move each time. We forward the views once and replay what the other cycles would have done:
-    an update is `r <- r + m (s - r)`, so the batch statistic s of each forward follows from r before and after it.
+    an update is `r <- r + m (s - r)`, so a cycle of c forwards takes r to `a r + b` with `a = (1 - m)^c`, and b follows
+    from r before and after it.
     """
 
     def __init__(self, module: nn.Module, route: str) -> None:
-        self.norms = norms(module, route)
-        self.seen: list[list[Tensor]] = [self._statistics()]
+        self.norms = [norm for norm in norms(module, route) if norm.running_mean is not None]
+        self.before = [held.clone() for held in self._moving()]
 
-    def _statistics(self) -> list[Tensor]:
-        return [s.clone() for n in self.norms for s in (n.running_mean, n.running_var) if s is not None]
+    def _moving(self) -> list[Tensor]:
+        # By `.data`: in train mode no gradient depends on the running statistics, yet autograd guards them.
+        return [held.data for n in self.norms for held in (n.running_mean, n.running_var) if held is not None]
 
-    def mark(self) -> None:
-        """To be called after each forward of the cycle."""
-        self.seen.append(self._statistics())
-
-    def repeat(self, times: int) -> None:
-        """Apply the marked cycle `times` more times."""
-        moving = [s for n in self.norms for s in (n.running_mean, n.running_var) if s is not None]
+    def repeat(self, forwards: int, times: int) -> None:
+        """Apply the cycle of so many `forwards`, which happened since this was made, `times` more times."""
         rates = [n.momentum if n.momentum is not None else 0.1 for n in self.norms for _ in range(2)]
-        for _ in range(times):
-            for before, after in zip(self.seen[:-1], self.seen[1:], strict=True):
-                for running, old, new, m in zip(moving, before, after, rates, strict=True):
-                    # By `.data`: in train mode no gradient depends on the running statistics, yet autograd guards them.
-                    running.data.lerp_(old + (new - old) / m, m)
+        for running, before, rate in zip(self._moving(), self.before, rates, strict=True):
+            kept = (1 - rate) ** forwards
+            further = sum(kept**cycle for cycle in range(1, times + 1))  # r1 + (r1 - r0) (a + a^2 + ...)
+            running.add_(running - before, alpha=further)
         for norm in self.norms:
             if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked += times * (len(self.seen) - 1)
+                norm.num_batches_tracked += times * forwards

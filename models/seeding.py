@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from robustcl.models.share import Share
+
 
 def derive(seed: int, *purpose: str | int) -> int:
     """A seed of 63 bits for one purpose: equal arguments give equal seeds, on every machine and in every process."""
@@ -36,6 +38,18 @@ class BatchDraws:
     def uniform(self, rows: int, columns: int) -> Tensor:
         """(rows, columns) float32 in [0, 1), on the generator's device."""
         return torch.rand(rows, columns, generator=self.source, device=self.source.device)
+
+
+class PartDraws:
+    """The part of one process of the draws for a whole batch, which do not depend on who holds which images."""
+
+    def __init__(self, whole: Draws, share: Share) -> None:
+        self.whole, self.share = whole, share
+
+    def uniform(self, rows: int, columns: int) -> Tensor:
+        """(rows, columns) float32 in [0, 1); the rows are those of one or several views of the part."""
+        views = rows // self.share.sizes[self.share.rank]
+        return self.share.take(self.whole.uniform(views * self.share.n, columns))
 
 
 class ImageDraws:

@@ -1,6 +1,7 @@
 """The only owner of projected gradient ascent: every inner maximisation and every PGD of the repository is this one."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from robustcl.models.folding import folded
 from robustcl.models.routing import batch_norm_mode
 from robustcl.models.seeding import Draws
 from robustcl.models.threat import Threat
@@ -66,7 +68,8 @@ class Ascent:
         """
         size = self.size(threat)
         point = self.start(origin, threat, draws)
-        with batch_norm_mode(net, self.batch_norm == "train"):
+        training = self.batch_norm == "train"
+        with batch_norm_mode(net, training), nullcontext() if training else folded(net):
             for _ in range(self.steps):
                 point = climb(objective, point, origin, threat, size)
         return threat.project(point, origin).detach()

@@ -124,8 +124,10 @@ def select(coreset: Coreset, net: "Net", parts: Sequence[Tensor], loss: "Loss", 
         return _flat(probe.divergence(moved, step), weights)
 
     def move(direction: Tensor) -> None:
-        start = torch.nn.utils.parameters_to_vector(weights).detach()
-        torch.nn.utils.vector_to_parameters(start - coreset.lr * direction, weights)
+        moves = direction.split([p.numel() for p in weights])
+        with torch.no_grad():
+            for p, part in zip(weights, moves, strict=True):
+                p.sub_(part.view_as(p), alpha=coreset.lr)
 
     chosen = greedy(gradients, slope, move, coreset.count(len(parts)))
     return torch.cat([parts[number] for number in chosen])

@@ -1,6 +1,7 @@
 """The only owner of the training loop: every method and every scheme runs through `fit`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,7 +10,11 @@ from torch import Tensor
 
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
+from robustcl.models.folding import folded
+from robustcl.models.plugin import name_of
+from robustcl.models.routing import shared
 from robustcl.models.seeding import generator
+from robustcl.models.share import Share, agreed, processes, total
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
 from robustcl.pretraining.coreset import Coreset, select
@@ -50,6 +55,10 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
     one that was never stopped. With a monitor, the images that it holds out are not trained on. Errors: `NumberError`
     where the loss is not finite (the state after the last good epoch stays in `keep`); `UserError` where `keep`
     belongs to another run, and for a coreset of a method that is not adversarial.
+
+    Within a process group of torch.distributed all processes call this alike and train together: each takes its part of
+    every batch, all end with the same weights, and the first one alone writes. Errors: `UserError` for a method that
+    needs its batches whole, and for batches too small to share; `LostError` where a process is gone.
     """
     training, identity = method.training, _identity(method, net, images, run)
     _check(method, run)
@@ -62,22 +71,26 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
             partial=run.partial.take(watch.rows) if run.partial else None,
         )
     work = _Work(method=method, net=net, images=images, run=run)
-    _prepare(method, net)
+    _check_shares(work, identity)
+    prepare(method, net)
     optimiser = training.optimiser.build([p for p in net.parameters() if p.requires_grad])
     state = State(net, optimiser, run.keep, identity, run.validation)
     history = state.restore()
+    for tensor in net.state_dict().values():
+        tensor.copy_(agreed(tensor))
     encoder = net.deployed(method.facts.network)
     for epoch in range(len(history), training.epochs):
         if training.coreset is not None and training.coreset.due(epoch):
-            state.coreset = _select(work, training.coreset, epoch)
+            state.coreset = agreed(_select(work, training.coreset, epoch))
         schedule = _schedule(work, history)
-        row = _epoch(work, optimiser, epoch, state.coreset, schedule)
+        with folded(net.encoder) if method.freezes else nullcontext():
+            row = _epoch(work, optimiser, epoch, state.coreset, schedule)
         if watch is not None and watch.due(epoch + 1, training.epochs):
             row |= watch.measure(encoder, _route(method, encoder), epoch + 1)
         history.append(row)
         if run.validation is not None:
             run.validation.measure(net, history)
-        if epoch + 1 in training.snapshots:
+        if epoch + 1 in training.snapshots and processes()[0] == 0:
             run.snapshot(epoch + 1, encoder)
         state.save(history)
         run.report(epoch + 1, training.epochs)
@@ -94,10 +107,13 @@ class _Work:
     images: Images
     run: Run
 
-    def batch(self, rows: Tensor, epoch: int, iteration: int) -> Batch:
+    def batch(self, rows: Tensor, epoch: int, iteration: int, *, alone: bool = False) -> Batch:
+        """The batch of these rows, of which this process has the images of its part, or `alone` all of them."""
         rows = rows.to(self.images.pixels.device)
+        rank, world = (0, 1) if alone else processes()
+        share = Share(n=len(rows), rank=rank, world=world, groups=self.method.training.groups)
         return Batch(
-            images=self.images.floats(rows),
+            images=self.images.floats(rows[share.own]),
             labels=self.images.labels[rows],
             threat=self.run.threat,
             seed=self.run.seed,
@@ -106,6 +122,7 @@ class _Work:
             iteration=iteration,
             pseudo={k: labels.to(rows.device)[rows] for k, labels in self.run.pseudo.items()},
             partial=self.run.partial.take(rows) if self.run.partial else None,
+            share=share if share.world > 1 or share.groups > 1 else None,
         )
 
     def batches(self, epoch: int, among: Tensor | None = None) -> list[Tensor]:
@@ -127,8 +144,27 @@ def _check(method: Method, run: Run) -> None:
         raise UserError(f"{run.where}: the rate 'automatic' follows a validation, which finetuning alone has")
 
 
-def _prepare(method: Method, net: Net) -> None:
+def _check_shares(work: _Work, identity: str) -> None:
+    """Errors: `UserError` where the batches cannot be shared, or the processes were not given the same."""
+    world, groups, where = processes()[1], work.method.training.groups, work.run.where
+    why, pieces = work.method.facts.whole, max(world, groups)
+    if pieces > 1 and why:
+        raise UserError(f"{where}: {name_of(work.method)} {why}, expected one process and training.groups = 1")
+    if groups > 1 and groups % world:
+        raise UserError(f"{where}: training.groups is {groups}, expected a number of processes that divides it")
+    least, smallest = pieces * (2 if groups > 1 else 1), min(len(part) for part in work.batches(0))
+    if pieces > 1 and smallest < least:
+        raise UserError(f"{where}: a batch of {smallest} images in {pieces} parts, expected at least {least}")
+    if world > 1:
+        said = torch.tensor([int(identity[:8], 16), int(identity[8:], 16)], device=work.images.pixels.device)
+        others = int(total((agreed(said) != said).any().long()))
+        if others:
+            raise UserError(f"{where}: {others} of {world} processes have other images or fields than the first one")
+
+
+def prepare(method: Method, net: Net) -> None:
     net.train()
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # in which convolutions are fastest
     net.requires_grad_(True)
     net.beside.requires_grad_(False)
     if method.freezes:
@@ -147,7 +183,7 @@ def _select(work: _Work, coreset: Coreset, epoch: int) -> Tensor:
     probe = coreset.probe(work.images, run.threat, _route(work.method, work.net.encoder), run.seed, epoch)
 
     def loss(net: Net, number: int) -> Tensor:
-        batch = work.batch(parts[number], epoch, -1 - epoch * len(parts) - number)
+        batch = work.batch(parts[number], epoch, -1 - epoch * len(parts) - number, alone=True)
         return torch.stack(list(_terms(work.method, net, batch).values())).sum()
 
     return select(coreset, work.net, parts, loss, probe)
@@ -179,8 +215,8 @@ def _epoch(
         # Numbered as if all batches were trained on: no two steps of a run share a key, whatever a coreset leaves.
         batch = work.batch(rows, epoch, first + number)
         if isinstance(work.method, Surveying):
-            work.method.survey(work.net, work.images, batch, number, len(parts))
-        terms = _step(work.method, work.net, batch, optimiser)
+            work.method.survey(work.net, work.images, replace(batch, share=None), number, len(parts))
+        terms = step(work.method, work.net, batch, optimiser)
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + term
         # No .item() per step: the first step that went wrong is remembered on the device and read once per epoch.
@@ -200,16 +236,19 @@ def _epoch(
 
 def _terms(method: Method, net: Net, batch: Batch) -> dict[str, Tensor]:
     device = batch.images.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=method.training.precision == "bfloat16"):
+    autocast = torch.autocast(device, torch.bfloat16, enabled=method.training.precision == "bfloat16")
+    with shared(net, batch.share), autocast:
         views = method.adversary(net, method.views(batch), batch)
         return method.loss(net, views, batch)
 
 
-def _step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+def step(method: Method, net: Net, batch: Batch, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     terms = _terms(method, net, batch)
     optimiser.zero_grad(set_to_none=True)
     total: Tensor = torch.stack(list(terms.values())).sum()
     total.backward()
+    if batch.share is not None:
+        batch.share.average(p for group in optimiser.param_groups for p in group["params"])
     if isinstance(method, Prepared):
         method.before_step(net, batch)
     optimiser.step()

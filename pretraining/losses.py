@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from robustcl.models.errors import UserError
+from robustcl.models.share import precise as precise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +106,6 @@ def kl(clean_logits: Tensor, adversarial_logits: Tensor) -> Tensor:
     with torch.autocast(clean_logits.device.type, enabled=False):
         clean, adversarial = (F.log_softmax(precise(x), dim=1) for x in (clean_logits, adversarial_logits))
         return F.kl_div(adversarial, clean, reduction="batchmean", log_target=True)
-
-
-def precise(x: Tensor) -> Tensor:
-    """In float32 whatever autocast left, or in float64 where it is that already."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _rows(where: str, given: Sequence[Tensor], fewest: int) -> int:

@@ -6,14 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError, unknown
 from robustcl.models.plugin import find, name_of, names
 from robustcl.models.routing import branch
-from robustcl.models.seeding import BatchDraws, derive, generator
+from robustcl.models.seeding import BatchDraws, Draws, PartDraws, derive, generator
+from robustcl.models.share import Share
 from robustcl.models.threat import Threat
 from robustcl.models.value import merge, plain, read, value
 from robustcl.pretraining.coreset import Coreset
@@ -31,7 +32,9 @@ class Training:
     """How long and how a method is optimised. `batch` counts images, not views; the last short batch is kept.
 
     `snapshots` are the epochs (from 1) after which the encoder is handed out. A `monitor` watches on training images
-    that it holds out; a `coreset` trains an adversarial method on chosen batches alone.
+    that it holds out; a `coreset` trains an adversarial method on chosen batches alone. Batch norms take the statistics
+    of `groups` parts of each batch, as several devices do that do not synchronise them; 1 is the whole batch, on one
+    device or on several.
     """
 
     epochs: int = Field(default=100, ge=0)
@@ -42,6 +45,12 @@ class Training:
     snapshots: tuple[PositiveInt, ...] = ()
     monitor: Monitor | None = None
     coreset: Coreset | None = None
+    groups: int = Field(default=1, ge=1)
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """One group goes unsaid, as before there were any: keys stay."""
+        return {name: held for name, held in write(self).items() if (name, held) != ("groups", 1)}
 
     @model_validator(mode="after")
     def _reached(self) -> "Training":
@@ -53,7 +62,11 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's images and everything that is drawn or given for it."""
+    """One step's images and everything that is drawn or given for it.
+
+    Where several processes share the batch, the images are the part of this one and all else is of the whole batch, as
+    is what the network answers: a loss reads the same wherever it is computed.
+    """
 
     images: Tensor  # (n, channels, height, width) float32 in [0, 1]
     labels: Tensor  # (n,) int64; read by supervised methods and schemes alone
@@ -64,14 +77,22 @@ class Batch:
     iteration: int  # of the whole run, from 0
     pseudo: Mapping[int, Tensor] = field(default_factory=dict)  # K -> (n,) int64
     partial: Partial | None = None
+    share: Share | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
-        """The generator of this iteration for one purpose, on the device of the images."""
+        """The generator of this iteration for one purpose, on the device of the images.
+
+        What is drawn per image comes from `draws`, which know whose images these are. Errors: `UserError` for several
+        processes, of which each would draw as if its images were the first ones.
+        """
+        if self.share is not None and self.share.world > 1:
+            raise UserError(f"the method draws its {purpose} for a whole batch, expected one process")
         return generator(self.seed, purpose, self.iteration, device=self.images.device)
 
-    def draws(self, purpose: str) -> BatchDraws:
-        """The draws of an ascent in this iteration."""
-        return BatchDraws(self.generator(purpose))
+    def draws(self, purpose: str) -> Draws:
+        """Numbers per image in this iteration for one purpose: for views and ascents."""
+        whole = BatchDraws(generator(self.seed, purpose, self.iteration, device=self.images.device))
+        return whole if self.share is None else PartDraws(whole, self.share)
 
     @property
     def ball(self) -> Threat:
@@ -107,8 +128,7 @@ class Net(nn.Module):
 
     def forward(self, images: Tensor, head: str, route: str | None = None) -> Tensor:
         """What `head` answers on the features of `images` by way of `route`: (n, size of the head)."""
-        out: Tensor = self.heads[head](self.encoder(images, route))
-        return out
+        return self.encoder.switch.answer(self.heads[head], self.encoder(images, route))
 
     def deployed(self, network: str) -> Encoder:
         """The encoder that a method deploys: the trained one, or that of a network beside it."""
@@ -128,6 +148,7 @@ class Facts:
     reads: none, the true ones, or those of a clustering. With `freezes` the encoder stays as it is, statistics
     included, and the heads alone are trained. With `branched` the heads' batch norms have a branch per route too.
     `needs` are the encoders that it is given, `begins_as` the one of them whose weights it begins with, if any.
+    `whole` is why the method needs every batch whole: it is refused by several processes and by `groups`.
     """
 
     units: float
@@ -141,6 +162,7 @@ class Facts:
     branched: bool = False
     needs: tuple[str, ...] = ()
     begins_as: str = ""
+    whole: str = ""
 
 
 @value

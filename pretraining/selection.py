@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from robustcl.models.seeding import ImageDraws
+from robustcl.models.share import processes, total
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest, plain
 from robustcl.pretraining.ascent import Ascent
@@ -50,11 +51,12 @@ class Validation:
         An image is robustly right where the answer is right before and after the attack, as everywhere in robustcl. The
         net comes back bit for bit as it was: weights, statistics, modes, route, and no gradient on a parameter.
         """
-        clean = robust = 0
+        found, (rank, world) = torch.zeros(2, device=self.images.pixels.device), processes()
         with unmoved(net.encoder):
-            for rows in torch.arange(len(self.images)).split(PIECE):
+            for rows in torch.arange(len(self.images)).split(PIECE)[rank::world]:
                 right, held = self._right(net, rows)
-                clean, robust = clean + int(right.sum()), robust + int(held.sum())
+                found += torch.stack([right.sum(), held.sum()])
+        clean, robust = (total(found) if world > 1 else found).tolist()
         history[-1]["val"] = clean / len(self.images)
         if self.threat is not None:
             history[-1]["robust_val"] = robust / len(self.images)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from robustcl.models import checkpoint
 from robustcl.models.errors import UserError
+from robustcl.models.share import processes
 from robustcl.pretraining.method import Net
 from robustcl.pretraining.selection import Epoch, Validation
 
@@ -30,8 +31,8 @@ class State:
         self.coreset: Tensor | None = None
 
     def save(self, history: list[Epoch]) -> None:
-        """Keep the state; `history` has a row for every epoch that is over."""
-        if self.keep is None:
+        """Keep the state; `history` has a row for every epoch that is over. Of several processes the first one does."""
+        if self.keep is None or processes()[0]:
             return
         tensors = {f"net/{name}": tensor for name, tensor in self.net.state_dict().items()}
         tensors |= {f"optimiser/{entry}/{name}": tensor for name, entry, tensor in self._buffers()}
@@ -51,7 +52,7 @@ class State:
         checkpoint.match(self.net, _below(found.tensors, "net/"), str(self.keep))
         for key, tensor in _below(found.tensors, "optimiser/").items():
             entry, _, name = key.partition("/")
-            self.optimiser.state[self.trained[name]][entry] = tensor.to(self.trained[name].device)
+            self.optimiser.state[self.trained[name]][entry] = torch.empty_like(self.trained[name]).copy_(tensor)
         if self.validation is not None:
             self.validation.best = _below(found.tensors, "best/")
         self.coreset = found.tensors.get("coreset")

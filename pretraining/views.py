@@ -14,6 +14,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from robustcl.models.errors import UserError, unknown
+from robustcl.models.seeding import BatchDraws, Draws
 from robustcl.models.value import value
 from robustcl.pretraining.operations import ColorJitter, Flip, Grayscale, Operation, PadCrop, RandomResizedCrop
 
@@ -99,17 +100,18 @@ def _weaker(op: Operation, s: float) -> Operation:
     return replace(op, p=s * op.p) if isinstance(op, Grayscale) else op
 
 
-def apply(recipe: Recipe, images: Tensor, generator: torch.Generator, compiled: bool = False) -> Tensor:
+def apply(recipe: Recipe, images: Tensor, generator: torch.Generator | Draws, compiled: bool = False) -> Tensor:
     """One view per image: (n, c, h, w) float in [0, 1] to the same shape and range, on the device of the images.
 
     The generator moves by the same amount whatever happens to each image. It may lie on another device: drawn on the
-    CPU, parameters are the same everywhere. `compiled` fuses the operations (`torch.compile`: up to a minute at the
-    first call; results within 1e-5). Errors: `UserError` for images that are not (n, c, h, w) floats.
+    CPU, parameters are the same everywhere. Draws stand for it where the images are a part of a batch. `compiled` fuses
+    the operations (`torch.compile`: up to a minute at the first call; results within 1e-5).
+    Errors: `UserError` for images that are not (n, c, h, w) floats.
     """
     if images.ndim != 4 or not images.is_floating_point():
         raise UserError(f"views: {images.dtype} of shape {tuple(images.shape)}, expected floats (n, c, h, w)")
-    columns = sum(op.draws for op in recipe.ops)
-    table = torch.rand(len(images), columns, generator=generator, device=generator.device).to(images)
+    source = BatchDraws(generator) if isinstance(generator, torch.Generator) else generator
+    table = source.uniform(len(images), sum(op.draws for op in recipe.ops)).to(images)
     with torch.autocast(images.device.type, enabled=False):  # an image in bfloat16 has lost its last bits
         return (_compiled(recipe) if compiled else functools.partial(_chain, recipe))(images, table)
 

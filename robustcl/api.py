@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from robustcl.bench import shards
 from robustcl.bench.attacks import Attack, Plain, judges
 from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
@@ -23,6 +25,7 @@ from robustcl.models.architectures.resnet import Stem
 from robustcl.models.convert import import_encoder as import_encoder
 from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError, nearest
+from robustcl.models.share import processes
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
@@ -43,12 +46,18 @@ def run(
     """Run a suite (a name that comes with robustcl, or a path that ends in `.toml`) and report on it.
 
     What `runs` (default `runs/<suite>`) holds already is not made again. `overrides` are texts `path.to.key=value`;
-    `workers` defaults to one per core, with one torch thread each. Errors: `UserError`, `NumberError`.
+    `workers` defaults to one per core, with one torch thread each. In a process that torchrun started, or within a
+    process group of torch.distributed, all processes call this alike and run the suite together (docs/devices.md).
+    Errors: `UserError`, `NumberError`, `LostError`.
     """
     job = prepare(suite, runs=runs, device=device, overrides=overrides, offline=offline)
-    with Display(job.plan.cost, job.missing, job.place.store) as display:
+    rank = processes()[0]
+    with Display(job.plan.cost, job.missing, job.place.store, quiet=rank > 0) as display:
         make(job, display, workers)
-    return report(job.place.store.root)
+    if rank == 0:
+        return report(job.place.store.root)
+    with TemporaryDirectory() as folder:  # the first process writes into the run folder
+        return report(job.place.store.root, folder)
 
 
 def evaluate(
@@ -62,6 +71,7 @@ def evaluate(
     batch_size: int = 256,
     index: Tensor | None = None,
     budget: float | None = None,
+    workers: int = 1,
     checks: bool = True,
 ) -> Evaluation:
     """Judge any torch classifier: raw images in, logits out, its normalisation inside.
@@ -72,6 +82,9 @@ def evaluate(
     `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
     stay as they are, and no global generator moves. `checks` looks at up to 128 of the images for signs that the
     numbers only look good (docs/trust.md), at 168 passes for each.
+
+    With several `workers` the batches are shared by forks of this process, of one torch thread each, or for a model on
+    CUDA by that many GPUs; the records are the same (docs/devices.md).
 
     With a `budget` (seconds) the images are judged in a fixed random order, in blocks of `batch_size`, until the time
     is over; whole blocks alone count, and one in any case (see `robustcl.bench.budget.within`). The evaluation is then
@@ -85,7 +98,7 @@ def evaluate(
     for name, given in {"images": images, "labels": labels}.items():
         if not isinstance(given, Tensor):
             raise UserError(f"evaluate: {name} of type {type(given).__name__}, expected a torch tensor")
-    for name, number, least in (("batch_size", batch_size, 1), ("seed", seed, 0)):
+    for name, number, least in (("batch_size", batch_size, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if not isinstance(number, int) or number < least:
             raise UserError(f"evaluate: {name} {number!r}, expected an integer of at least {least}")
     if budget is not None and (not isinstance(budget, int | float) or not budget > 0):
@@ -96,7 +109,8 @@ def evaluate(
     classes = count_classes(model, images[:1].to(device))
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
     held, strays = judges(attacks, classes, batch_size), Strays()
-    trial = Trial(threat=threat, judges=held, seed=seed, batch=batch_size, watch=strays.see)
+    shards.check(workers, str(device), budget)
+    trial = Trial(threat=threat, judges=held, seed=seed, batch=batch_size, workers=workers, watch=strays.see)
     names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
     told = ""
     if budget is None:

@@ -59,6 +59,9 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Images at a time; part of what AutoAttack does. Default 256, with --budget 32."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the batches, or GPUs with --device cuda; default 1.")
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps.")] = "cpu",
     runs: Annotated[Path | None, typer.Option(help="The run folder; default runs/evaluate-<name>.")] = None,
     name: Annotated[str | None, typer.Option(help="The row of the table; default the file and the factory.")] = None,
@@ -92,6 +95,7 @@ def evaluate(
         images=images,
         seed=seed,
         batch=batch or (32 if budget else 256),  # a budget counts whole batches alone
+        workers=workers or 1,
         device=device,
         runs=runs,
         name=name,
@@ -106,7 +110,7 @@ def evaluate(
     )
     if asked.schemes:
         suite, table = judging.encoder_suite(asked)
-        _run(prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table), None, dry_run)
+        _run(prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table), workers, dry_run)
         return
     hearing = judging.hear(asked)
     if dry_run:
@@ -114,6 +118,8 @@ def evaluate(
         return
     if hearing.missing:
         typer.echo(f"{judging.head(hearing)}; {judging.estimate(hearing)}", err=True)
+        for line in judging.unsplit(hearing):
+            typer.echo(f"note: {line}", err=True)
     if end := judging.judge(hearing):
         typer.echo(end, err=True)
     typer.echo(str(write(hearing.store.root)))
@@ -194,19 +200,24 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
     """Make what a job lacks and print its table, or only its plan."""
     from robustcl.bench.runner import claim, make
+    from robustcl.bench.together import leave
     from robustcl.console import Display
+    from robustcl.models.share import processes
     from robustcl.outline import estimate, outline
     from robustcl.reports.report import report
 
+    first = processes()[0] == 0  # of those that torchrun started, one speaks
     if dry_run:
-        typer.echo(outline(job))
+        typer.echo(outline(job) if first else "", nl=first)
         return
     claim(job)
-    if job.missing:
+    if job.missing and first:
         typer.echo(estimate(job), err=True)
-    with Display(job.plan.cost, job.missing, job.place.store) as display:
+    with Display(job.plan.cost, job.missing, job.place.store, quiet=not first) as display:
         make(job, display, workers)
-    typer.echo(str(report(job.place.store.root)))
+    leave()
+    if first:
+        typer.echo(str(report(job.place.store.root)))
 
 
 def main() -> None:
@@ -241,5 +252,8 @@ def _usage(error: Exception) -> int | None:
 
 
 def _end(text: str, code: int) -> None:
-    print(f"robustcl: {text}", file=sys.stderr)
+    share = sys.modules.get("robustcl.models.share")  # a reader of runs has no torch, and is alone
+    # What goes wrong in all processes of torchrun is said by the first; that one is gone, by all that are left.
+    if code == 3 or share is None or share.processes()[0] == 0:
+        print(f"robustcl: {text}", file=sys.stderr)
     sys.exit(code)

@@ -19,8 +19,8 @@ class Display:
     The estimate weighs stages by their counted cost, which for a judge is the most it can take.
     """
 
-    def __init__(self, cost: Mapping[str, int], missing: list[str], store: Store) -> None:
-        self.console, self.store = Console(stderr=True), store
+    def __init__(self, cost: Mapping[str, int], missing: list[str], store: Store, *, quiet: bool = False) -> None:
+        self.console, self.store = Console(stderr=True, quiet=quiet), store
         self.cost, self.count, self.total = cost, len(missing), max(1, sum(cost.get(key, 1) for key in missing))
         self.spent: dict[str, float] = {}
         self.begun: dict[str, float] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from robustcl.bench import judged
+from robustcl.bench import judged, shards
 from robustcl.bench.attacks import judges
 from robustcl.bench.budget import read_budget
 from robustcl.bench.case import Case
@@ -20,6 +20,7 @@ from robustcl.bench.runner import find_device
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Imported
 from robustcl.bench.tables import override
+from robustcl.bench.together import alone
 from robustcl.console import Display
 from robustcl.models.convert import import_encoder
 from robustcl.models.errors import UserError, nearest
@@ -40,6 +41,7 @@ class Asked:
     images: int | None = None
     seed: int = 0
     batch: int = 256
+    workers: int = 1
     device: str = "cpu"
     runs: Path | None = None
     name: str | None = None
@@ -114,6 +116,7 @@ def encoder_suite(asked: Asked) -> tuple[str, Table]:
 
 def hear(asked: Asked) -> Hearing:
     """What was asked for, read and tried; nothing is written. Errors: `UserError` for everything that is wrong."""
+    alone()
     for option in ("profile", "layout", "route"):
         if getattr(asked, option):
             raise UserError(f"--{option}: of an encoder to finetune, expected --scheme with it, such as --scheme SLF")
@@ -128,6 +131,7 @@ def hear(asked: Asked) -> Hearing:
     row, radii = asked.name or given.name, sorted(set(threats), key=lambda threat: threat.eps)
     if asked.save and (len(radii) > 1 or asked.budget or not asked.save.absolute().parent.is_dir()):
         raise UserError(f"--save-adversarial {asked.save}: expected a file in a folder, one radius and no --budget")
+    shards.check(asked.workers, asked.device, asked.budget)
     budget = read_budget(asked.budget) / len(radii) if asked.budget else None  # every radius has its share
     cases: list[Case] = []
     for threat in radii:
@@ -143,6 +147,7 @@ def hear(asked: Asked) -> Hearing:
             budget=budget,
             smaller=cases[-1] if cases and not budget else None,  # blocks are judged by themselves
             save=asked.save,
+            workers=asked.workers,
         )
         cases.append(case)
     store = Store(asked.runs or Path("runs") / folder_name("evaluate", row))
@@ -173,6 +178,12 @@ def head(hearing: Hearing) -> str:
     return (
         f"{case.row} on {len(case.images)} images of {case.data}, {case.threat.norm} {radii}: {', '.join(case.judges)}"
     )
+
+
+def unsplit(hearing: Hearing) -> list[str]:
+    """What the workers do not share, in a line each."""
+    case = hearing.cases[0]
+    return shards.unsplit(case.judges, str(case.images.pixels.device)) if case.workers > 1 else []
 
 
 def estimate(hearing: Hearing) -> str:

@@ -80,7 +80,7 @@ class APGD(Member):
 class FAB(Member):
     """FAB (Croce and Hein, ICML 2020): the nearest adversarial image; towards targets, or over all classes at once.
 
-    Untargeted, a step asks for the gradient of every class.
+    Untargeted, a step asks for a gradient per class; our engine for one less, those of the differences to the label.
     """
 
     version: ClassVar[int] = 2
@@ -96,7 +96,7 @@ class FAB(Member):
 
     def cost(self, classes: int, norm: Norm = "linf") -> int:
         runs = self.restarts * (min(self.targets, classes - 1) if self.targeted else 1)
-        per_step, around = (3, 3) if self.targeted else (classes + 2, 2)
+        per_step, around = (3, 3) if self.targeted else (classes + 1 + self.referenced, 2)
         return runs * (per_step * self.steps + (around if self.referenced else 0)) + _FRAME
 
     def run(self, judge: Judge) -> None:

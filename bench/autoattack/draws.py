@@ -49,6 +49,8 @@ class Keyed:
         self.sources = [generator(seed, purpose, image) for image in images]
         self.device = device
         self.block, self.next = torch.empty(len(images), 0, device=device), 0
+        self.at: Tensor | None = None  # whose rows of the block are in `left`
+        self.left = self.block
 
     def uniform(self, at: Tensor, shape: Shape) -> Tensor:
         """(m, *shape) float32 in [0, 1)."""
@@ -74,9 +76,11 @@ class Keyed:
         if self.next + count > self.block.shape[1]:
             self.block = torch.empty(len(self.sources), _BLOCK * count, device=self.device)
             self.block[at] = self.uniform(at, (_BLOCK * count,))
-            self.next = 0
+            self.next, self.at = 0, None
+        if self.at is not at:
+            self.at, self.left = at, self.block.index_select(0, at)
         self.next += count
-        return self.block[at, self.next - count : self.next]
+        return self.left[:, self.next - count : self.next]
 
     def _each(self, at: Tensor, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         return torch.stack([draw(self.sources[place]) for place in at.tolist()]).to(self.device)

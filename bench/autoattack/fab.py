@@ -33,7 +33,7 @@ class Plan:
 
 @dataclass
 class Chase(Rows):
-    """What FAB holds of the images that it still works with: `x` and `point` (m, d) as rows, `goal` the target's class."""
+    """What FAB holds of the images that it still works with: `x` and `point` as rows (m, d), `goal` the target."""
 
     at: Tensor
     x: Tensor
@@ -69,14 +69,14 @@ def _run(search: Search, plan: Plan, state: Chase) -> None:
     """So many steps with every image that does not leave before."""
     norm, eps = search.threat.norm, float(search.threat.eps)
     claims = Claims(search, search.x[state.at])
-    for number in range(plan.steps):
+    for number in range(1, plan.steps + 1):
         gap, weights = _plane(search, state) if plan.targeted else _nearest_plane(search, state)
         points = _towards(search, state, gap, weights)
         images = search.images_of(points)
         wrong = search.answers(state.at, images).argmax(1) != state.y
         inside = lengths(norm, points - state.x) <= eps
         state.point = torch.lerp(state.x, points, torch.where(wrong, _BACK, 1.0)[:, None])
-        stays = claims.settle(state.at, images, wrong & inside, number, last=number + 1 == plan.steps)
+        stays = claims.settle(state.at, images, wrong & inside, number, last=number == plan.steps)
         if stays is not None:
             state.keep(stays)
             if not len(state.at):
@@ -106,12 +106,12 @@ def _nearest_plane(search: Search, state: Chase) -> tuple[Tensor, Tensor]:
         weights = search.rows_of(pull(torch.zeros_like(logits).scatter_(1, other, 1).scatter_(1, own, -1)))
         distance = gap.abs() / (_SMALL + slopes(search.threat.norm, weights))
         if not number:
-            best = distance, gap, weights
+            nearest, best, plane = distance, gap, weights
             continue
-        closer = distance < best[0]
-        wide = closer[:, None]
-        best = torch.where(closer, distance, best[0]), torch.where(closer, gap, best[1]), torch.where(wide, weights, best[2])
-    return best[1], best[2]
+        closer = distance < nearest
+        nearest, best = torch.where(closer, distance, nearest), torch.where(closer, gap, best)
+        plane = torch.where(closer[:, None], weights, plane)
+    return best, plane
 
 
 def _towards(search: Search, state: Chase, gap: Tensor, weights: Tensor) -> Tensor:

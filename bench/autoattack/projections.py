@@ -38,10 +38,10 @@ def slopes(norm: Norm, weights: Tensor) -> Tensor:
 
 
 def changes(norm: Norm, points: Tensor, weights: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
-    """The shortest ways from `points` (n, k, d), in [0, 1], to where weights . point is less by `gaps`: (n, k, d), (n, k).
+    """The shortest ways (n, k, d) from `points` (n, k, d) in [0, 1] to a hyperplane, and how long they are (n, k).
 
-    Each of the n rows has one `weights` (n, d), and a gap (n, k) of either sign for each of its k points. A row whose
-    hyperplane does not meet the box goes to the corner that is nearest to it. The second is how long the ways are.
+    Each of the n rows has `weights` (n, d), and for each of its k points a gap (n, k) of either sign: what the point's
+    weighted sum is above that of the hyperplane. Where this does not meet the box, the way ends in its nearest corner.
     """
     weights = weights if norm == "linf" else F.hardshrink(weights, _NOTHING)
     sign, size = weights.sign(), weights.abs()
@@ -50,10 +50,7 @@ def changes(norm: Norm, points: Tensor, weights: Tensor, gaps: Tensor) -> tuple[
     room = torch.addcmul(side.lt(0).float(), points, side)
     room = torch.addcmul(sign.clamp_max(0).neg_()[:, None], room, sign[:, None])
     need = gaps.abs()
-    if norm == "l1":
-        moved = _greedy(size, room, need)
-    else:
-        moved = _levelled(size, room, need, even=norm == "linf")
+    moved = _greedy(size, room, need) if norm == "l1" else _levelled(size, room, need, even=norm == "linf")
     far = moved.amax(-1) if norm == "linf" else lengths(norm, moved)
     return moved.mul_(sign[:, None]).mul_(-side), far
 

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from robustcl.bench.autoattack.bumps import L1Bumps, L2Bumps
 from robustcl.bench.autoattack.draws import Replay
-from robustcl.bench.autoattack.proposals import Hunt, Proposals, proposals
+from robustcl.bench.autoattack.proposals import Hunt, Proposals, Signs
 from robustcl.bench.autoattack.search import Claims, Search
 from robustcl.bench.autoattack.windows import Grid
 from robustcl.bench.judge import Judge
 from robustcl.models.errors import UserError
+
+_KINDS: dict[str, type[Proposals]] = {"linf": Signs, "l2": L2Bumps, "l1": L1Bumps}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +38,15 @@ def check(judge: Judge, name: str) -> None:
 def attack(search: Search, plan: Plan) -> None:
     """Propose squares to every image that is still right; out as soon as one breaks it."""
     c, h, w = search.x.shape[1:]
-    grid = Grid((c, h, w), last=search.model.copied, device=search.x.device)
+    last = search.model.last and search.threat.norm != "l1"  # the package's l1 projection rounds in the other order
+    grid = Grid((c, h, w), last=last, device=search.x.device)
     lowest = torch.full((len(search.rows), 1), torch.inf, device=search.x.device)
+    moves = _KINDS[search.threat.norm](search, grid)
     for _ in range(plan.restarts):
         at = search.left
         if not len(at):
             return
-        state = _run(search, plan.queries, proposals(search, grid), at)
+        state = _run(search, plan.queries, moves, at)
         lower = (state.margin < lowest[state.at])[:, 0]
         at = state.at[lower]
         lowest[at], search.point[at] = state.margin[lower], grid.images(state.point[lower])

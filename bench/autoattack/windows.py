@@ -1,4 +1,4 @@
-"""The only owner of Square's windows: their sides, images as flat rows, places in them, the bumps of l2 and l1."""
+"""The only owner of Square's windows: their sides, images as flat rows, places in them."""
 
 import math
 from bisect import bisect_left
@@ -35,32 +35,13 @@ class Grid:
         return min(side + (least > 1 and side % 2 == 0), self.height, self.width)
 
     def window(self, side: int) -> Tensor:
-        """(side^2 * c,) places of the topmost, leftmost window in a flat image, pixel by pixel."""
+        """(c, side^2) places of the topmost, leftmost window in a flat image."""
         channel, row, column = self.strides
-        line = torch.arange(side, device=self.device)
-        channels = torch.arange(self.channels, device=self.device) * channel
-        return ((line * row)[:, None, None] + (line * column)[:, None] + channels).flatten()
+        line, channels = (torch.arange(n, device=self.device) for n in (side, self.channels))
+        pixels = (line * row)[:, None] + line * column
+        return channels[:, None] * channel + pixels.flatten()
 
     def moved(self, row: Tensor, column: Tensor) -> Tensor:
         """How far in a flat image a window lies that is moved by so many pixels."""
         _, along, across = self.strides
         return torch.add(column if across == 1 else column * across, row, alpha=along)
-
-
-def bumps(side: int, order: int, device: torch.device) -> Tensor:
-    """(2, side, side) a hill above a hollow, and the same transposed; of length 1 in the norm of `order` (1 or 2)."""
-    above = _hill(side // 2, side, order, device)
-    below = _hill(side - side // 2, side, order, device)
-    bump = torch.cat([above, -below])
-    bump = bump / torch.linalg.vector_norm(bump, order)
-    return torch.stack([bump, bump.T])
-
-
-def _hill(rows: int, columns: int, order: int, device: torch.device) -> Tensor:
-    """Ring around ring falls by 1/k^2 in l2 and by 1/k^4 in l1; of length 1."""
-    high, wide = ((torch.arange(size, device=device) - size // 2).abs() for size in (rows, columns))
-    ring = torch.maximum(high[:, None], wide[None, :])
-    rings = torch.arange(1, max(rows, columns) // 2 + 2, device=device)
-    heights = (1.0 / rings ** (4 if order == 1 else 2)).flip(0).cumsum(0).flip(0)
-    hill: Tensor = heights[ring]
-    return hill / torch.linalg.vector_norm(hill, order)

@@ -62,7 +62,7 @@ class AutoLoRa(Scheme, Prepared, Surveying):
         return {"survey": Survey()}
 
     def views(self, batch: Batch) -> Views:
-        return {"clean": apply(self.weak, batch.images, batch.generator("views"))}
+        return {"clean": apply(self.weak, batch.images, batch.draws("views"))}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
         found = attack("adversarial", lambda x: net(x, "classes"), views["clean"], self.ascent, net, batch)

@@ -46,7 +46,7 @@ class Labelled(Scheme):
         return classes(width, targets)
 
     def views(self, batch: Batch) -> Views:
-        return {"clean": apply(self.weak, batch.images, batch.generator("views"))}
+        return {"clean": apply(self.weak, batch.images, batch.draws("views"))}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
         if not self.adversarial:

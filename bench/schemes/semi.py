@@ -79,7 +79,7 @@ class Semi(Scheme):
         return classes(width, targets)
 
     def views(self, batch: Batch) -> Views:
-        return {"clean": apply(self.weak, batch.images, batch.generator("views"))}
+        return {"clean": apply(self.weak, batch.images, batch.draws("views"))}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
         labels = torch.where(batch.some.known, batch.labels, batch.some.logits.argmax(1))

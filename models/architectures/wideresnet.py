@@ -35,6 +35,8 @@ class PreActivation(nn.Module):
     Where the shape changes, the shortcut is a 1x1 convolution of the activated input; elsewhere it is the raw input.
     """
 
+    FOLDS = (("conv1", "bn2"),)  # the other norms follow a sum
+
     def __init__(self, channels: int, out: int, stride: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels)

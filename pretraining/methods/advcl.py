@@ -118,7 +118,7 @@ class AdvCL(Method):
         return made
 
     def views(self, batch: Batch) -> Views:
-        g = batch.generator("views")
+        g = batch.draws("views")
         views = {"x1": apply(self.strong, batch.images, g), "x2": apply(self.strong, batch.images, g)}
         views["origin"] = apply(self.weak, batch.images, g)
         # Of the weakly augmented, unattacked image, and not clamped, as in the released code.
@@ -165,11 +165,9 @@ class AdvCL(Method):
 
     def _clean(self, net: Net, views: Views, repeated: int) -> Views:
         """The projections of the clean views, with their graph; the statistics move as if forwarded `repeated` more."""
-        statistics, found = Replay(net.encoder, "normal"), Views()
-        for name in self.clean:
-            found[f"z_{name}"] = net(views[name], "projector", "normal")
-            statistics.mark()
-        statistics.repeat(repeated)
+        statistics = Replay(net.encoder, "normal")
+        found = {f"z_{name}": net(views[name], "projector", "normal") for name in self.clean}
+        statistics.repeat(len(self.clean), repeated)
         return found
 
     def project(self, net: Net, x: Tensor) -> list[Tensor]:

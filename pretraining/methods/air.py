@@ -68,7 +68,7 @@ class AIR(Method):
 
     def views(self, batch: Batch) -> Views:
         s = strength(batch.epoch + 1, batch.epochs, self.every) if self.dynamic else 1.0
-        g, recipe = batch.generator("views"), weakened(self.strong, s)
+        g, recipe = batch.draws("views"), weakened(self.strong, s)
         views = {"x1": apply(recipe, batch.images, g), "x2": apply(recipe, batch.images, g)}
         return views | {"origin": batch.images}
 

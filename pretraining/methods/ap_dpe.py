@@ -104,6 +104,7 @@ class APDPE(Method, Prepared):
             deploy=ROUTE,
             perturbs=", ".join(self.tasks),
             maximises=f"CE of {'each' if len(self.tasks) > 1 else self.tasks[0]}{term}",
+            whole="draws turns and orders over the whole batch and differentiates twice by its images",
         )
 
     def heads(self, width: int, targets: Targets) -> dict[str, nn.Module]:

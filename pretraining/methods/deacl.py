@@ -66,7 +66,7 @@ class DeACL(Method, Prepared):
         return {"teacher": copy.deepcopy(given["teacher"])}
 
     def views(self, batch: Batch) -> Views:
-        return {"clean": apply(self.weak, batch.images, batch.generator("views"))}
+        return {"clean": apply(self.weak, batch.images, batch.draws("views"))}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
         teacher = net.beside["teacher"]

@@ -91,7 +91,7 @@ class DynACL(Method, Prepared):
 
     def views(self, batch: Batch) -> Views:
         s = strength(batch.epoch + 1, batch.epochs, self.every) if self.annealed else 1.0
-        g, recipe = batch.generator("views"), weakened(self.strong, s)
+        g, recipe = batch.draws("views"), weakened(self.strong, s)
         return {"x1": apply(recipe, batch.images, g), "x2": apply(recipe, batch.images, g)}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:

@@ -72,7 +72,7 @@ class LPAFF(Method, Prepared):
         return {}
 
     def views(self, batch: Batch) -> Views:
-        return {"clean": apply(self.weak, batch.images, batch.generator("views"))}
+        return {"clean": apply(self.weak, batch.images, batch.draws("views"))}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
         if batch.epoch < self._probing(batch.epochs):

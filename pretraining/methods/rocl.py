@@ -59,7 +59,7 @@ class RoCL(Method):
         return {"projector": projector(width, 2048, 128, norm="none")}
 
     def views(self, batch: Batch) -> Views:
-        g = batch.generator("views")
+        g = batch.draws("views")
         return {"x1": apply(self.strong, batch.images, g), "x2": apply(self.strong, batch.images, g)}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:

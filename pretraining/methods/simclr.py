@@ -66,7 +66,7 @@ class SimCLR(Method):
         return {"projector": projector(width, self.hidden, self.output, self.layers, self.norm)}
 
     def views(self, batch: Batch) -> Views:
-        g = batch.generator("views")
+        g = batch.draws("views")
         return {"x1": apply(self.strong, batch.images, g), "x2": apply(self.strong, batch.images, g)}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:

@@ -53,7 +53,7 @@ class Supervised(Method):
         return {"classes": linear(width, targets.classes)}
 
     def views(self, batch: Batch) -> Views:
-        return {"clean": apply(self.weak, batch.images, batch.generator("views"))}
+        return {"clean": apply(self.weak, batch.images, batch.draws("views"))}
 
     def adversary(self, net: Net, views: Views, batch: Batch) -> Views:
         if not self.adversarial:

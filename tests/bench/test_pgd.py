@@ -1,5 +1,6 @@
 """PGD's losses, targets, restarts, norms and draws, against closed forms and loops written out."""
 
+import copy
 from typing import Any
 
 import pandas as pd
@@ -7,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from robustcl.bench import pgd
 from robustcl.bench.attacks import Attack
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.judge import margins
 from robustcl.bench.pgd import PGD, fgsm
 from robustcl.models.errors import UserError
+from robustcl.models.lean import Lean
 from robustcl.models.seeding import ImageDraws, generator
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
@@ -195,6 +199,90 @@ def test_a_model_that_draws_answers_the_same_in_every_run_and_moves_no_generator
     assert not torch.equal(before, moved)
     other = judge(draws, images, Trial(threat=Threat("1/30"), judges=trial.judges, batch=8, seed=1))
     assert not first["margin"].equals(other["margin"])
+
+
+class Passes(TorchDispatchMode):
+    """Counts the images that convolutions are given, forwards and input gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.forward = self.inputs = self.weights = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._overloadpacket is torch.ops.aten.convolution:
+            self.forward += len(args[0])
+        if func._overloadpacket is torch.ops.aten.convolution_backward:
+            image, weight, _ = args[-1]
+            self.inputs, self.weights = self.inputs + image * len(args[0]), self.weights + weight * len(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def convolutional() -> tuple[nn.Module, Images]:
+    """One convolution with a batch norm, and images of which an attack breaks some, each at another step."""
+    torch.manual_seed(3)
+    head = nn.Linear(8, 10)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    nn.init.normal_(head.weight)
+    return model.eval(), images_for(model.eval(), 40, wrong=4)
+
+
+@pytest.mark.parametrize("every", [1, 3, 10])
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_the_passes_in_the_records_are_those_that_were_taken(
+    every: int, restarts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = convolutional()
+    monkeypatch.setattr(pgd, "patience", lambda device: every)
+    with Passes() as counted:
+        found = judge(model, images, Trial(threat=Threat("1/20"), judges={"one": [PGD(restarts=restarts)]}, batch=16))
+    assert set(found["right"]) == {True, False}
+    with Passes() as making:
+        Lean(model, images.floats(slice(2)))
+    assert counted.forward + counted.inputs - making.forward == found["passes"].sum()
+    assert counted.inputs > 0
+    assert counted.weights == 0
+
+
+@pytest.mark.parametrize("every", [3, 10])
+def test_looking_seldom_at_who_is_broken_changes_the_passes_alone(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accelerator does, so as not to wait: the point that is judged is the first that was wrong as well."""
+    model, images = convolutional()
+    often = records(model, images, Threat("1/20"), PGD(restarts=2))
+    monkeypatch.setattr(pgd, "patience", lambda device: every)
+    seldom = records(model, images, Threat("1/20"), PGD(restarts=2))
+    columns = ["image", "answer", "right", "step", "margin", "distance"]
+    pd.testing.assert_frame_equal(often[columns], seldom[columns], check_exact=False, rtol=1e-4, atol=1e-6)
+    assert len(often[~often["right"]]["step"].unique()) > 3
+    assert (seldom["passes"] >= often["passes"]).all()
+    assert (seldom["passes"] > often["passes"]).any()
+
+
+class Unfolded(nn.Module):
+    """A model of which the lean copy answers otherwise after its first three calls: most of its claims are wrong."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.copied, self.calls = model, False, 0
+
+    def __deepcopy__(self, memo: Any) -> "Unfolded":
+        other = Unfolded(copy.deepcopy(self.model))
+        other.copied = True
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        logits: Tensor = self.model(x)
+        return logits.roll(1, dims=1) if self.copied and self.calls > 3 else logits
+
+
+def test_what_the_judge_does_not_confirm_goes_on() -> None:
+    """The copy calls every image wrong at every step: nobody is lost by its word alone, all climb to the end."""
+    model, images = convolutional()
+    attack = PGD(steps=6, init="clean")
+    found = records(Unfolded(model), images, Threat("1/100000"), attack)
+    assert found["right"].all()
+    assert set(found["step"]) == {-1}
+    assert set(found["passes"]) == {attack.cost(10) + 5}  # a look at each claim
 
 
 def test_an_l1_step_over_a_share_of_the_pixels() -> None:

@@ -1,4 +1,4 @@
-"""The nearest points of hyperplanes in the box: against the released code in float64, and against what makes them so."""
+"""The nearest points of hyperplanes in the box: against the released code in float64, and what makes them nearest."""
 
 from typing import Any
 

@@ -143,8 +143,48 @@ def test_where_the_copy_would_answer_otherwise_the_model_itself_is_taken(kind: t
     assert isinstance(model.bn, nn.BatchNorm2d)
 
 
+class Viewed(nn.Module):
+    """A model that takes it for granted how its images, or its features, lie in memory."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.body = nn.Flatten(0, 0) if first else nn.Conv2d(3, 3, 1)
+        self.head = nn.Linear(48, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.head(self.body(x).view(len(x), -1))
+        return answer
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_model_that_views_its_images_keeps_their_order_in_memory(first: bool) -> None:
+    model, images = Viewed(first).eval(), torch.rand(2, 3, 4, 4)
+    lean = Lean(model, images)
+    assert lean.copied
+    assert not lean.last
+    torch.testing.assert_close(lean.answers(images), model(images))
+    torch.testing.assert_close(lean.answers(images.contiguous(memory_format=torch.channels_last)), model(images))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradients_of_several_sums_from_one_forward(precision: Any) -> None:
+    model, images = classifier(Tiny(width=4))
+    lean = Lean(model, images[:2], precision)
+    logits, pull = lean.pullback(images)
+    assert logits.dtype == torch.float32
+    assert not logits.requires_grad
+    for number in (1, 0, 1):
+        expected = lean.gradient(images, lambda z, number=number: z[:, number])
+        torch.testing.assert_close(logits, expected[0])
+        weights = torch.zeros_like(logits)
+        weights[:, number] = 1
+        torch.testing.assert_close(pull(weights), expected[2])
+
+
 def test_a_callable_and_a_gradient_that_is_cut() -> None:
     lean = Lean(lambda x: x.detach().flatten(1), images := torch.rand(2, 1, 2, 2))
     logits, _, gradient = lean.gradient(images, lambda z: z.sum(1))
     torch.testing.assert_close(logits, images.flatten(1))
     assert gradient.abs().max() == 0
+    logits, pull = lean.pullback(images)
+    assert pull(torch.ones_like(logits)).abs().max() == 0

@@ -116,8 +116,7 @@ def test_a_replay_equals_forwarding_again(encoder: Encoder, momentum: float) -> 
     replay = Replay(encoder, "normal")
     for view in views:
         encoder(view, "normal")
-        replay.mark()
-    replay.repeat(times)
+    replay.repeat(len(views), times)
     for route in ROUTES:
         for found, wanted in zip(statistics(encoder, route), statistics(slow, route), strict=True):
             assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)
@@ -127,9 +126,8 @@ def test_a_replay_of_no_times_changes_nothing(encoder: Encoder) -> None:
     encoder.train()
     replay = Replay(encoder, "normal")
     encoder(images(0))
-    replay.mark()
     before = statistics(encoder, "normal")
-    replay.repeat(0)
+    replay.repeat(1, 0)
     assert all(torch.equal(a, b) for a, b in zip(before, statistics(encoder, "normal"), strict=True))
 
 
