@@ -18,6 +18,7 @@ from robustcl.bench.judge import Model as Model
 from robustcl.bench.records import SCHEMA
 from robustcl.models.checkpoint import fingerprint
 from robustcl.models.errors import NumberError, UserError
+from robustcl.models.lean import rounding
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest
 from robustcl.pretraining.images import Images
@@ -54,9 +55,10 @@ class Trial:
 def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
     """Records of `model` on `images` (schema version 1), ordered by image and then by attack.
 
-    The model answers in float32 and eval mode; its modes and gradient flags come back as they were, and so do torch's
-    global generators, which a model that draws finds in a state of the trial's seed. Images and model lie on one
-    device. Errors: `UserError` where logits have another shape than (n, classes); `NumberError` for NaN.
+    The model answers in float32 (on CUDA strictly, without TF32) and eval mode; its modes and gradient flags come back
+    as they were, and so do torch's global generators, which a model that draws finds in a state of the trial's seed.
+    Images and model lie on one device. Errors: `UserError` where logits have another shape than (n, classes);
+    `NumberError` for NaN.
     """
     if trial.save and trial.known is not None:
         raise UserError("evaluate: save and known, expected one of them: what is taken over has no images to save")
@@ -64,7 +66,8 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
         refuse(trial.judges, "evaluate: no adversarial images are saved")
     counted = model if isinstance(model, Counted) else Counted(model)
     note = _note(model, images, trial) if trial.keep else {}
-    with torch.no_grad(), frozen(model), global_draws(images.pixels.device, trial.seed, "clean"):
+    device = images.pixels.device
+    with torch.no_grad(), rounding("float32"), frozen(model), global_draws(device, trial.seed, "clean"):
         logits = _answers(counted, images, trial.batch)
         answer, margin = logits.argmax(1), margins(logits, images.labels)
         work = _Work(counted, images, trial, Batches(trial.keep, note))

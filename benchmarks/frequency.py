@@ -36,7 +36,7 @@ def published(images: Tensor) -> Tensor:
             disc[row, column] = 1.0 if away < RADIUS else 0
     kept = 1 - disc.unsqueeze(0).repeat(len(flat), 1, 1)
     spectrum = torch.fft.fftshift(torch.fft.fftn(flat, dim=(-2, -1))) * kept
-    part = torch.fft.ifftn(torch.fft.ifftshift(spectrum), dim=(-2, -1)).real
+    part: Tensor = torch.fft.ifftn(torch.fft.ifftshift(spectrum), dim=(-2, -1)).real
     return part.reshape(images.shape)
 
 

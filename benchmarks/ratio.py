@@ -106,7 +106,10 @@ def against(times: Times, ours: str, peer: str) -> tuple[float, ...]:
 
 def compared(lines: Iterable[Ratio], times: Times, ours: str) -> list[Ratio]:
     """The lines with their ratios, from the times of `ours` and of a candidate named as each line's peer."""
-    return [replace(line, ratios=against(times, ours, line.peer)) if line.peer in times else line for line in lines]
+    return [
+        replace(line, ratios=against(times, ours, line.peer)) if {ours, line.peer} <= times.keys() else line
+        for line in lines
+    ]
 
 
 def table(ratios: Iterable[Ratio]) -> str:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
-from benchmarks import peers
+from benchmarks import autoattack, clusters, frequency, peers, pgd, views
 from benchmarks.ratio import Ratio, against, compared, interleave, summary, table
+from robustcl.pretraining.frequency import high_frequency
 
 TIMED = Ratio(number=4, what="PGD-20", peer="theirs", goal=1.5, ratios=(1.0, 2.0, 1.6))
 COUNTED = Ratio(number=7, what="a step", peer="published", metric="units", goal=35.1, ratios=(35.0625,), kind="count")
@@ -88,3 +90,22 @@ def test_a_wrong_topic_is_one_line(wrong: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         command.main(wrong)
     assert "expected one of" in capsys.readouterr().err or wrong[0] == "--rounds"
+
+
+def test_the_topics_are_found() -> None:
+    known = {module.__name__.rpartition(".")[2] for module in (autoattack, clusters, frequency, pgd, views)}
+    assert known <= command.topics().keys()
+    assert all(topic.about.startswith("The only owner of ") for topic in command.topics().values())
+
+
+def test_a_peer_that_is_not_installed_is_a_line_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "installed", lambda name: False)
+    monkeypatch.setattr(views, "BATCH", 2)
+    lines = views.quick()
+    assert [line.note for line in lines][:2] == [peers.absent("torchvision"), peers.absent("kornia")]
+    assert all(line.met is None for line in lines)
+
+
+def test_the_published_way_to_high_frequencies_is_ours() -> None:
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(frequency.published(x), high_frequency(x, frequency.RADIUS), rtol=0, atol=1e-6)

@@ -352,3 +352,23 @@ def test_kept_batches_are_of_images_and_not_of_places(tmp_path: Path) -> None:
     wrong[0] = True
     again = judge(moody, images, kept)
     pd.testing.assert_frame_equal(again, judge(moody, images, dataclasses.replace(kept, keep=None)))
+
+
+def test_float32_is_strict_while_judging_and_as_it_was_after() -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            answer: Tensor = self.net(x)
+            return answer
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    assert any(before), "torch's default rounds convolutions"
+    judge(Looks(), images_for(network()), Trial(threat=Threat("1/10"), judges=judges(["pgd-2"], 10)))
+    assert set(seen) == {(False, False)}
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
