@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from robustcl.bench.estimate import designs
 from robustcl.bench.evaluate import Trial
 from robustcl.bench.findings import Finding
 from robustcl.bench.fingerprint import fingerprints
@@ -23,11 +24,13 @@ def about(
     `doubts` are what was found before it was judged.
     """
     found = check(model, images, trial, records)
+    drawn = designs(records, trial.judges, images.classes, trial.threat.norm, trial.seed)
     return {
         "threat": plain(trial.threat),
         "fingerprints": fingerprints(trial.judges, trial.threat, trial.seed, images.classes),
         "protocol": history(stage),
         "reliability": plain(found.beside(doubts)),
+        **({"designs": {name: plain(design) for name, design in drawn.items()}} if drawn else {}),
     }
 
 

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from robustcl.bench.adversarial import Saved
 from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.autoattack.engine import Engine as Engine
+from robustcl.bench.autoattack.engine import Member
 from robustcl.bench.autoattack.versions import VERSIONS
+from robustcl.bench.estimate import Drawn, Screen, asked_share, estimated
 from robustcl.bench.forms import FORMS, known, parsed
 from robustcl.bench.judge import Attack as Attack
 from robustcl.bench.judge import Judge as Judge
@@ -67,18 +70,23 @@ def identity(attack: Attack) -> dict[str, Any]:
         return {**kind, "name": attack.name, **_code(attack.function)}
     if isinstance(attack, Transfer):
         return {**kind, "source": attack.source_identity, "attack": identity(attack.attack)}
+    if isinstance(attack, Screen | Drawn):
+        return {**kind, **plain(attack), "attack": identity(attack.attack)}
     if isinstance(attack, Saved):
         return {**kind, "content": attack.content, "only": attack.only}
     return {**kind, **plain(attack)}
 
 
 def judges(
-    names: Sequence[str | Attack | Plain], classes: int, batch: int, defined: Definitions | None = None
+    names: Sequence[str | Attack | Plain],
+    classes: int,
+    engine: Engine = Engine(),  # noqa: B008  (a frozen value)
+    defined: Definitions | None = None,
 ) -> dict[str, list[Attack]]:
     """The judges for a list of names, attacks and callables: each name with its attacks in order.
 
-    Names are those of `defined`, of `known()`, and `saved:<path>`. `batch` is the reference batch of AutoAttack's
-    attacks. Errors: `UserError` for an unknown or repeated name, and for a loss that needs more classes.
+    Names are those of `defined`, of `known()`, and `saved:<path>`. `engine` runs AutoAttack's attacks.
+    Errors: `UserError` for an unknown or repeated name, and for a loss that needs more classes.
     """
     if isinstance(names, str):
         raise UserError(f"attacks: '{names}' is one text, expected a list such as ['{names}']")
@@ -86,7 +94,7 @@ def judges(
         raise UserError(f"attacks: a model of {classes} class, expected at least 2")
     found: dict[str, list[Attack]] = {}
     for asked in names:
-        name, bench = _asked(asked, classes, batch, defined or {})
+        name, bench = _asked(asked, classes, engine, defined or {})
         if name in found:
             raise UserError(f"attacks: two are named '{name}', expected distinct names; judge the other one apart")
         found[name] = [_fitted(attack, classes) for attack in bench]
@@ -101,6 +109,9 @@ def from_identity(held: Mapping[str, Any], where: str, sources: Mapping[str, nn.
     if held["kind"] == "Transfer":
         return Transfer(source=sources[held["source"]], attack=from_identity(held["attack"], where, sources))
     fields = {name: part for name, part in held.items() if name not in ("kind", "version")}
+    if held["kind"] in ("Screen", "Drawn"):
+        made = Screen if held["kind"] == "Screen" else Drawn
+        return made(**{**fields, "attack": from_identity(held["attack"], where, sources)})
     return read(kinds[held["kind"]], fields, where)
 
 
@@ -139,7 +150,7 @@ def _told(thing: Any) -> str:
     return repr(thing)
 
 
-def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[str, Sequence[Attack]]:
+def _asked(asked: Any, classes: int, engine: Engine, defined: Definitions) -> tuple[str, Sequence[Attack]]:
     if isinstance(asked, Attack):
         return asked.name, [asked]
     if callable(asked):
@@ -149,17 +160,24 @@ def _asked(asked: Any, classes: int, batch: int, defined: Definitions) -> tuple[
     if asked in defined:
         return asked, defined[asked]
     if asked in VERSIONS:
-        return asked, VERSIONS[asked](classes, batch=batch)
+        return asked, VERSIONS[asked](classes, **engine.fields())
+    if (share := asked_share(asked)) is not None:
+        return asked, estimated(share, classes, **engine.fields())
     if asked.startswith("saved:"):
         return (saved := Saved(path=Path(asked.removeprefix("saved:")))).name, [saved]
+    return asked, [_formed(asked, engine, defined)]
+
+
+def _formed(asked: str, engine: Engine, defined: Definitions) -> Attack:
+    """The attack of a form's name. Errors: `UserError` for an unknown one."""
     form_and_fields = parsed(asked)
     if form_and_fields is None or (form_and_fields[0].kind is PGD and "steps" not in form_and_fields[1]):
         names = [*defined, *VERSIONS, "pgd-20", *(name for name in FORMS if name != "pgd")]
         listed = ", ".join([*defined, *known()])
         raise UserError(f"attacks: unknown attack '{asked}', expected one of {listed}{nearest(asked, names)}")
     form, given = form_and_fields
-    own = {"batch": batch} if "batch" in form.kind.__dataclass_fields__ else {}
-    return asked, [form.kind(**own, **given)]
+    own = engine.fields() if issubclass(form.kind, Member) else {}
+    return form.kind(**own, **given)
 
 
 def _fitted(attack: Attack, classes: int) -> Attack:

@@ -8,6 +8,7 @@ from typing import Any
 from robustcl.bench import reliability
 from robustcl.bench.attacks import Attack, identity
 from robustcl.bench.budget import blocks
+from robustcl.bench.estimate import refuse
 from robustcl.bench.evaluate import Trial
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.given import Given
@@ -41,6 +42,10 @@ class Case:
     smaller: "Case | None" = None
     save: Path | None = None
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.budget:
+            refuse(self.judges, "evaluate: no blocks, as with a budget or a sequential check")
 
     @property
     def part(self) -> dict[str, Any]:

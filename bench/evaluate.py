@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from robustcl.bench import adversarial, shards
 from robustcl.bench.attacks import identity
 from robustcl.bench.batches import Batches, Note
+from robustcl.bench.estimate import Lottery, is_estimate, refuse
 from robustcl.bench.judge import COLUMNS, Attack, Counted, Judge, frozen, global_draws, margins
 from robustcl.bench.judge import Model as Model
 from robustcl.bench.records import SCHEMA
 from robustcl.models.checkpoint import fingerprint
 from robustcl.models.errors import NumberError, UserError
+from robustcl.models.lean import rounding
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest
 from robustcl.pretraining.images import Images
@@ -53,15 +55,19 @@ class Trial:
 def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
     """Records of `model` on `images` (schema version 1), ordered by image and then by attack.
 
-    The model answers in float32 and eval mode; its modes and gradient flags come back as they were, and so do torch's
-    global generators, which a model that draws finds in a state of the trial's seed. Images and model lie on one
-    device. Errors: `UserError` where logits have another shape than (n, classes); `NumberError` for NaN.
+    The model answers in float32 (on CUDA strictly, without TF32) and eval mode; its modes and gradient flags come back
+    as they were, and so do torch's global generators, which a model that draws finds in a state of the trial's seed.
+    Images and model lie on one device. Errors: `UserError` where logits have another shape than (n, classes);
+    `NumberError` for NaN.
     """
     if trial.save and trial.known is not None:
         raise UserError("evaluate: save and known, expected one of them: what is taken over has no images to save")
+    if trial.save:
+        refuse(trial.judges, "evaluate: no adversarial images are saved")
     counted = model if isinstance(model, Counted) else Counted(model)
     note = _note(model, images, trial) if trial.keep else {}
-    with torch.no_grad(), frozen(model), global_draws(images.pixels.device, trial.seed, "clean"):
+    device = images.pixels.device
+    with torch.no_grad(), rounding("float32"), frozen(model), global_draws(device, trial.seed, "clean"):
         logits = _answers(counted, images, trial.batch)
         answer, margin = logits.argmax(1), margins(logits, images.labels)
         work = _Work(counted, images, trial, Batches(trial.keep, note))
@@ -101,13 +107,16 @@ class _Work:
         """The rows of one judge, part by part; `right` are the images that are right clean."""
         parts, right = self._carried(name, attacks, right)
         worst = _Worst(self.images, right) if self.trial.save else None
+        index, trial = self.images.index.cpu().tolist(), self.trial
+        lottery = Lottery(attacks, index, self.images.classes, trial.threat.norm, trial.seed)
         for attack in attacks:
-            court = self._attack(name, attack, right)
+            rows = lottery.drawn(attack, right)
+            court = self._attack(name, attack, rows)
             found = {column: court.held[column].cpu() for column in COLUMNS}
-            parts.append(_rows(self.images, right, name, attack.name, self.order, found))
+            parts.append(_rows(self.images, rows, name, attack.name, self.order, found))
             if worst:
-                worst.see(court, right)
-            right = right[(found["answer"] == self.images.labels.cpu()[right])]
+                worst.see(court, rows)
+            right = lottery.left(attack, right, rows, court, found["answer"] != self.images.labels.cpu()[rows])
             self.order += 1
         if worst:
             self.points[name] = (worst.point, worst.broken)
@@ -116,10 +125,11 @@ class _Work:
     def _carried(self, name: str, attacks: Sequence[Attack], right: Tensor) -> tuple[list[pd.DataFrame], Tensor]:
         """What the judge broke within a smaller ball, at no cost, and the images that are left.
 
-        The verdict stands: the point lies within the larger ball as well.
+        The verdict stands: the point lies within the larger ball as well. An estimate takes nothing over, as what was
+        broken there hangs on the draw.
         """
         known = self.trial.known
-        if known is None:
+        if known is None or is_estimate(attacks):
             return [], right
         index = pd.Index(self.images.index.cpu().numpy()[right.numpy()])
         lost = known[(known["judge"] == name) & ~known["right"].astype(bool) & known["image"].isin(index)]

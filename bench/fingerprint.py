@@ -3,17 +3,24 @@
 Only the attack is in it. Images, split, route, normalisation, finetuning and selection are the protocol's.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 from robustcl.bench.adversarial import Saved
 from robustcl.bench.attacks import Attack, Wrapped, identity
 from robustcl.bench.autoattack.attacks import APGD
+from robustcl.bench.autoattack.engine import Engine
+from robustcl.bench.estimate import Drawn, Screen
 from robustcl.bench.transfer_attack import Transfer
 from robustcl.models.threat import Threat
-from robustcl.models.value import digest, plain
+from robustcl.models.value import digest, plain, read
 
-_SHARED = ("batch", "engine")  # said once, behind the attacks
+_SHARED = ("batch", "engine", "precision")  # said once, behind the attacks
 _NAMED = ("loss", "target", "targeted", "samples", "verdict")  # said by the attack's name
+_ENGINE = re.compile(
+    r"; (batch (?P<batch>\d+); )?((?P<own>fast|replay) \d+|(py)?autoattack( [^;]+)?)"
+    r"(; (?P<precision>bfloat16|tf32))?; sha:"
+)
 _TOLD = {"steps": "{}it", "queries": "{}q", "step": "step {}"}
 
 
@@ -26,12 +33,23 @@ def fingerprint(judge: str, attacks: Sequence[Attack], threat: Threat, seed: int
     shared = [
         f"batch {held}" if name == "batch" else str(held)
         for name in _SHARED
-        for held in sorted({getattr(attack, name, None) for attack in attacks} - {None}, key=str)
+        for held in sorted({getattr(attack, name, None) for attack in attacks} - {None, "float32"}, key=str)
     ]
     alone = [attack.name for attack in attacks] == [judge]
     told = ", ".join(" ".join([*([] if alone else [a.name]), *_settings(a, threat, classes)]) for a in attacks)
+    shares = {attack.share for attack in attacks if isinstance(attack, Drawn)}
+    told += "".join(f", drawn for {share} % of the passes" for share in sorted(shares))
     sha = digest([[identity(attack) for attack in attacks], plain(threat)])[:8]
     return "; ".join([f"{judge}@{told}", f"{threat.norm} {threat.eps}", f"seed {seed}", *shared, f"sha:{sha}"])
+
+
+def engine_of(fingerprint: str) -> Engine | None:
+    """Who runs the attacks of AutoAttack in a fingerprint, as it is here; None where there are none in it."""
+    found = _ENGINE.search(fingerprint)
+    if found is None:
+        return None
+    said = {"name": found["own"] or "reference", "precision": found["precision"], "batch": found["batch"]}
+    return read(Engine, {name: text for name, text in said.items() if text}, "fingerprint")
 
 
 def fingerprints(judges: Mapping[str, Sequence[Attack]], threat: Threat, seed: int, classes: int) -> dict[str, str]:
@@ -47,6 +65,8 @@ def _settings(attack: Attack, threat: Threat, classes: int) -> list[str]:
         return [f"(images {attack.content[:8]})"]
     if isinstance(attack, Transfer):
         return [f"from {attack.source_identity[:16]}", *_settings(attack.attack, threat, classes)]
+    if isinstance(attack, Screen | Drawn):
+        return _settings(attack.attack, threat, classes)
     held = {name: of for name, of in plain(attack).items() if name not in (*_SHARED, *_NAMED)}
     if isinstance(attack, APGD):
         held["restarts"], held["targets"], held["shrinking"] = attack.settings(classes, threat.norm)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.autoattack.engine import Engine, Member
 from robustcl.bench.autoattack.versions import VERSIONS
+from robustcl.bench.estimate import NAME, SHARE, asked_share
 from robustcl.bench.judge import Attack
 from robustcl.bench.pgd import PGD
 from robustcl.bench.transfer_attack import Transfer
@@ -37,6 +39,7 @@ FORMS = {
     "fab-t": Form(FAB, {"targeted": True}, "FAB towards 9 targets"),
     "square": Form(Square, {}, "Square, 5000 queries"),
 }
+_ENGINE = Engine()
 _NAME = re.compile(
     r"(?P<base>[a-z-]*[a-z])(-(?P<number>\d+)(x(?P<restarts>\d+))?)?(-eot(?P<samples>\d+))?(?P<last>-last)?"
 )
@@ -48,12 +51,13 @@ def known() -> dict[str, str]:
     rows = {name + ("-<steps>" if name.startswith("pgd") else ""): form.says for name, form in FORMS.items()}
     versions = {name: ", ".join(a.name for a in made(10)) for name, made in VERSIONS.items()}
     versions = {name: f"AutoAttack {name.partition('-')[2] or 'standard'}: {text}" for name, text in versions.items()}
-    told = {**rows, **versions, "saved:<path>": "adversarial images that were saved"}
+    estimate = f"AutoAttack standard on a random part of the images, at {SHARE} % of its passes; {NAME}-10 takes 10 %"
+    told = {**rows, **versions, NAME: estimate, "saved:<path>": "adversarial images that were saved"}
     told["transfer"] = "adversarial images of another encoder of the suite; in its [judge.attacks] alone"
     return {name: f"{text}, {pgd[name]}" if name in pgd else text for name, text in told.items()}
 
 
-def read_attack(table: Mapping[str, Any], where: str, batch: int = 256) -> Attack:
+def read_attack(table: Mapping[str, Any], where: str, engine: Engine = _ENGINE) -> Attack:
     """The attack of a table `{attack = "pgd", steps = 100, ...}`: a name of `known()`, and fields that it leaves open.
 
     `attack = "transfer"` takes `encoder`, the source's name, and `with`, the table of the attack on it.
@@ -64,7 +68,7 @@ def read_attack(table: Mapping[str, Any], where: str, batch: int = 256) -> Attac
     if not isinstance(name, str):
         raise UserError(f"{where}: missing key 'attack', expected one of {', '.join([*FORMS, 'transfer'])}")
     if name == "transfer":
-        return _transfer(fields, where, batch)
+        return _transfer(fields, where, engine)
     found = parsed(name)
     if found is None:
         raise unknown(f"{where}.attack", "attack", name, [*FORMS, "transfer"])
@@ -72,25 +76,25 @@ def read_attack(table: Mapping[str, Any], where: str, batch: int = 256) -> Attac
     fixed = [key for key in fields if key in given]
     if fixed:
         raise UserError(f"{where}.{fixed[0]}: '{name}' says {given[fixed[0]]}, expected it once")
-    own = {"batch": batch} if "batch" in form.kind.__dataclass_fields__ else {}
+    own = engine.fields(fields.get("engine")) if issubclass(form.kind, Member) else {}
     return read(form.kind, {**own, **given, **fields}, where)
 
 
-def read_judges(tables: Mapping[str, Any], where: str, batch: int = 256) -> dict[str, list[Attack]]:
+def read_judges(tables: Mapping[str, Any], where: str, engine: Engine = _ENGINE) -> dict[str, list[Attack]]:
     """The judges of a file: a table or a list of tables (as `read_attack` reads them) per name.
 
     Errors: `UserError` for a name that is one of an attack already.
     """
     found = {}
     for name, given in tables.items():
-        if name == "clean" or name in VERSIONS or parsed(name) is not None:
+        if name == "clean" or name in VERSIONS or parsed(name) is not None or asked_share(name) is not None:
             raise UserError(f"{where}.{name}: this is the name of an attack already, expected another one")
         parts = given if isinstance(given, list | tuple) else [given]
         if not parts or not all(isinstance(part, Mapping) for part in parts):
             raise UserError(
                 f"{where}.{name}: {given!r} is wrong, expected a table with attack = ..., or a list of them"
             )
-        found[name] = [read_attack(part, f"{where}.{name}", batch) for part in parts]
+        found[name] = [read_attack(part, f"{where}.{name}", engine) for part in parts]
     return found
 
 
@@ -109,7 +113,7 @@ def parsed(name: str) -> tuple[Form, dict[str, Any]] | None:
     return form, {**form.fields, **given}
 
 
-def _transfer(fields: Mapping[str, Any], where: str, batch: int) -> Transfer:
+def _transfer(fields: Mapping[str, Any], where: str, engine: Engine) -> Transfer:
     for key in fields:
         if key not in ("encoder", "with"):
             raise UserError(
@@ -118,7 +122,7 @@ def _transfer(fields: Mapping[str, Any], where: str, batch: int) -> Transfer:
     inner, encoder = fields.get("with", {"attack": "pgd"}), fields.get("encoder")
     if not isinstance(encoder, str) or not isinstance(inner, Mapping):
         raise UserError(f"{where}: encoder {encoder!r}, expected encoder = <a name below [pretrain]>, with = {{...}}")
-    attack = read_attack(inner, f"{where}.with", batch)
+    attack = read_attack(inner, f"{where}.with", engine)
     if isinstance(attack, PGD) and "verdict" not in inner:
         attack = dataclasses.replace(attack, verdict="last")  # what has only just left its class transfers least
     return Transfer(source=encoder, attack=attack)

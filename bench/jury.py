@@ -21,7 +21,7 @@ def jury(suite: Suite, names: Sequence[str], classes: int, *, alone: str = "") -
     `alone` says what is judged without encoders of the suite beside it, from which nothing can be transferred.
     Errors: `UserError` for an unknown name, and for what no stage can run.
     """
-    found = judges(names, classes, suite.judge.batch, suite.attacks)
+    found = judges(names, classes, suite.judge.how, suite.attacks)
     for name, attack in _all(found):
         if isinstance(attack, Saved):
             raise UserError(f"{suite.name}.judge: '{name}' is judged from Python alone, expected an attack in a suite")

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from robustcl.bench.climbs import climbs
+from robustcl.bench.design import Design
+from robustcl.bench.estimate import broken_by, designs
 from robustcl.bench.evaluate import Trial
 from robustcl.bench.findings import Finding, Reliability, Verdict, beyond, graded, share
 from robustcl.bench.judge import Attack, Counted, Model, frozen, global_draws, margins
@@ -36,7 +38,8 @@ def check(model: Model, images: Images, trial: Trial, records: pd.DataFrame, par
     few, counted = images.sample(part), Counted(model)
     with torch.no_grad(), frozen(counted), global_draws(images.labels.device, trial.seed, "checks"):
         look = _look(counted, few, trial)
-        findings = [_in_ball(records, trial), *_square_gain(records, trial.judges)]
+        drawn = designs(records, trial.judges, images.classes, trial.threat.norm, trial.seed)
+        findings = [_in_ball(records, trial), *_square_gain(records, trial.judges, drawn)]
         findings += _black_box_gain(records, trial.judges)
         findings += [look_for(look, trial.judges) for look_for in (_logits, _randomised, _zero_gradient)]
         # A softmax that is saturated blinds the cross-entropy, and that alone: its judges are told already.
@@ -114,19 +117,27 @@ def _in_ball(records: pd.DataFrame, trial: Trial) -> Finding:
     )
 
 
-def _square_gain(records: pd.DataFrame, judges: Mapping[str, Sequence[Attack]]) -> list[Finding]:
-    """Of every judge in which Square follows other attacks: what it broke of what they had left."""
+def _square_gain(
+    records: pd.DataFrame, judges: Mapping[str, Sequence[Attack]], drawn: Mapping[str, Design]
+) -> list[Finding]:
+    """Of every judge in which Square follows other attacks: what it broke of what they had left.
+
+    Where a part of the images was drawn, that is estimated for all of them.
+    """
     n, found = int((records["judge"] == "clean").sum()), []
     for name, attacks in judges.items():
         squares = [attack.name for attack in attacks[1:] if attack.name.startswith("square")]
         rows = records[(records["judge"] == name) & records["attack"].isin(squares)]
         broken = int((~rows["right"].astype(bool)).sum())
+        if name in drawn:
+            broken = round(broken_by(records, name, drawn[name], squares))
         if squares:
             finding = Finding(
                 check="square_gain",
                 value=broken / n,
                 verdict=graded(broken, n, 0.002, 0.02),
-                found=f"Square broke {broken} of {n} images that {name}'s gradient attacks had left",
+                found=f"Square broke {'an estimated ' if name in drawn else ''}{broken} of {n} images that {name}'s "
+                "gradient attacks had left",
                 next="take no gradient attack's number here: judge with square-20000 and autoattack-plus too, and read "
                 "the lowest column",
             )

@@ -100,7 +100,7 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
         rows=rows,
         schemes=shown,
         judge=judging,
-        attacks=read_judges(judging.attacks, f"{name}.judge.attacks", judging.batch),
+        attacks=read_judges(judging.attacks, f"{name}.judge.attacks", judging.how),
         probes=read_probes(entries(table, name, "probes"), f"{name}.probes"),
         seeds=seeds,
         table=table,

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from robustcl.bench.attacks import Definitions
+from robustcl.bench.autoattack.engine import Engine, EngineName
 from robustcl.bench.corruptions import Corruptions
 from robustcl.bench.data import DataSet
 from robustcl.bench.labels import Labels, Own
@@ -16,6 +17,7 @@ from robustcl.bench.scheme import Scheme
 from robustcl.bench.seeds import Seeds
 from robustcl.models.architecture import Architecture
 from robustcl.models.architectures.resnet import Stem
+from robustcl.models.lean import Precision
 from robustcl.models.plugin import name_of
 from robustcl.models.threat import Radius, Threat
 from robustcl.models.value import Table, plain, value
@@ -37,17 +39,25 @@ class Sweep:
 class Judging:
     """Who judges, on how many of the test images (a fixed random part; None is all), in which batches.
 
-    `batch` is part of the identity of the reference AutoAttack, whose draws depend on it. `attacks` are judges of the
+    `engine` (`fast`, `reference`; see `Member`) runs AutoAttack, searching in `precision`; `batch` is part of the
+    identity of the reference, whose draws depend on it, and of nothing else. `attacks` are judges of the
     suite's own, by name: a table as `read_attack` reads it, or a list of them. `corruptions` is the folder
     of CIFAR-10-C or CIFAR-100-C, or a table of `Corruptions`: then the cells of the table have a corruption accuracy.
     """
 
     judges: tuple[str, ...] = ("pgd-20", "autoattack")
     images: int | None = Field(default=None, ge=1)
+    engine: EngineName = "fast"
+    precision: Precision = "float32"
     batch: int = Field(default=512, ge=1)
     sweep: Sweep = Sweep()
     attacks: Mapping[str, Any] = Field(default_factory=dict)
     corruptions: Corruptions | None = None
+
+    @property
+    def how(self) -> Engine:
+        """Who runs AutoAttack."""
+        return Engine(name=self.engine, precision=self.precision, batch=self.batch)
 
     @field_validator("corruptions", mode="before")
     @classmethod

@@ -123,7 +123,7 @@ def units(name: str, work: Work, *, plain: bool) -> float:
         trained.step(batch)
     with Counts() as once, torch.no_grad():
         work.net(method).encoder(batch.images)
-    return whole.flops / once.flops
+    return float(whole.flops / once.flops)
 
 
 class Trained:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustcl.bench.design import Design, read_design
 from robustcl.bench.findings import Reliability, read_reliability
 from robustcl.bench.records import ABOUT
 from robustcl.models.errors import UserError
@@ -16,12 +17,16 @@ from robustcl.models.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a records file is: plain tables, the attack behind every judge, and what the checks found, if they ran."""
+    """What a records file is: plain tables, the attack behind every judge, and what the checks found, if they ran.
+
+    `designs` says of the judges that are estimates how they drew their images.
+    """
 
     threat: Mapping[str, Any] = field(default_factory=dict)
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     protocol: Mapping[str, Any] = field(default_factory=dict)
     reliability: Reliability | None = None
+    designs: Mapping[str, Design] = field(default_factory=dict)
 
 
 def read_about(path: str | Path) -> About:
@@ -41,4 +46,5 @@ def read_about(path: str | Path) -> About:
         fingerprints=held.get("fingerprints", {}),
         protocol=held.get("protocol", {}),
         reliability=read_reliability(checked, f"{path}") if checked else None,
+        designs={str(judge): read_design(of, f"{path}") for judge, of in held.get("designs", {}).items()},
     )

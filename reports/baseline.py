@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustcl.models.errors import UserError, unknown
+from robustcl.reports.estimate import Estimate, from_table, to_table
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.seeds import attack, seed_columns
 from robustcl.reports.table import RANDOM, heading
-from robustcl.reports.verdicts import cell_columns, summary, verdicts
+from robustcl.reports.verdicts import cell_columns, estimated, summary, verdicts
 
-VERSION = b"1"
+VERSION, ESTIMATED = b"1", b"2"  # the second where a row is an estimate, which an older reader would misread
 NO_THREAT = "-"  # the norm and eps of clean accuracies, which are under no threat
 _TEXT = (
     "encoder", "scheme", "data", "norm", "eps", "judge", "seeds", "fingerprint", "content", "protocol", "reliability",
@@ -34,6 +35,7 @@ _SCHEMA = pa.schema(
         ("right", pa.list_(pa.bool_())),
     ]
 )
+_SCHEMAS = {VERSION: _SCHEMA, ESTIMATED: _SCHEMA.append(pa.field("estimate", pa.string()))}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,7 +45,7 @@ class Row:
     `seeds` (role -> seed) tell apart what is otherwise of one name; the judge's is among them only where a classifier
     has several. `fingerprint` says which attack, its seed apart; `content` is the fingerprint of the images' pixels
     (empty where the records do not say). `image` (n,) are positions in the official split, ascending, `label` (n,)
-    their labels and `right` (n,) the verdicts.
+    their labels and `right` (n,) the verdicts; of an `estimate`, what is right for certain (see `verdicts.estimated`).
     """
 
     encoder: str
@@ -61,6 +63,7 @@ class Row:
     image: NDArray[np.int32]
     label: NDArray[np.int16]
     right: NDArray[np.bool_]
+    estimate: Estimate | None = None
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -74,7 +77,9 @@ class Row:
 
     @property
     def accuracy(self) -> float:
-        """The share of images that are right."""
+        """The share of images that are right, or an estimate of it."""
+        if self.estimate:
+            return self.estimate.accuracy
         return float(self.right.mean()) if len(self.right) else float("nan")
 
     @property
@@ -116,6 +121,11 @@ def rows_of(records: pd.DataFrame) -> tuple[Row, ...]:
         stage, judge = part["stage"].iloc[0], part["judge"].iloc[0]
         label = labels[stage].reindex(part["image"]).to_numpy(dtype=np.int16)
         made.append(_row(part, label, trust.loc[(stage, judge)]))
+    for cell, judge, right, estimate in estimated(shown):
+        stage, right = cell["stage"].iloc[0], right.sort_index()
+        part = cell.loc[cell.index.repeat(len(right))].assign(judge=judge, image=right.index, right=right.to_numpy())
+        label = labels[stage].reindex(right.index).to_numpy(dtype=np.int16)
+        made.append(replace(_row(part, label, trust.loc[(stage, judge)]), estimate=estimate))
     return _distinct(made)
 
 
@@ -156,11 +166,15 @@ def write_baseline(path: str | Path, baseline: Baseline) -> None:
     Errors: `UserError` where the file cannot be written.
     """
     target = Path(path)
-    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in baseline.rows] for name in _SCHEMA.names}
+    version = ESTIMATED if any(row.estimate for row in baseline.rows) else VERSION
+    schema = _SCHEMAS[version]
+    columns: dict[str, list[Any]] = {name: [getattr(row, name) for row in baseline.rows] for name in schema.names}
     columns["seeds"] = [json.dumps(dict(seeds), sort_keys=True) for seeds in columns["seeds"]]
+    if version == ESTIMATED:
+        columns["estimate"] = [json.dumps(to_table(of)) if of else "" for of in columns["estimate"]]
     about = json.dumps(baseline.about, sort_keys=True).encode()
-    told = {b"robustcl.baseline": VERSION, b"robustcl.about": about}
-    table = pa.table(columns, schema=_SCHEMA).replace_schema_metadata(told)
+    told = {b"robustcl.baseline": version, b"robustcl.about": about}
+    table = pa.table(columns, schema=schema).replace_schema_metadata(told)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as hidden:
@@ -183,12 +197,13 @@ def read_baseline(path: str | Path) -> Baseline:
         with pq.ParquetFile(path) as file:
             held = file.schema_arrow.metadata or {}
             version = held.get(b"robustcl.baseline", b"none")
-            if version != VERSION:
+            if version not in _SCHEMAS:
                 what = "not a baseline" if version == b"none" else f"a baseline of unknown version {version.decode()}"
                 raise UserError(
                     f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
                 )
-            table = file.read().select(_SCHEMA.names).cast(_SCHEMA)
+            schema = _SCHEMAS[version]
+            table = file.read().select(schema.names).cast(schema)
         rows = [_read(row) for row in table.to_pylist()]
         return Baseline(rows=tuple(rows), about=json.loads(held.get(b"robustcl.about", b"{}")))
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
@@ -202,8 +217,9 @@ def _row(part: pd.DataFrame, label: NDArray[np.int16], trust: pd.Series) -> Row:
     """A row from its verdicts, one per image, in the order of the images."""
     first = part.iloc[0]
     clean = first["judge"] == CLEAN
+    text: dict[str, Any] = {name: str(first[name]) for name in ("encoder", "scheme", "data", "judge", "protocol")}
     return Row(
-        **{name: str(first[name]) for name in ("encoder", "scheme", "data", "judge", "protocol")},
+        **text,
         norm=NO_THREAT if clean else str(first["norm"]),
         eps=NO_THREAT if clean else str(first["eps"]),
         seeds={name.removeprefix("seed_"): int(first[name]) for name in seed_columns(part) if first[name] >= 0},
@@ -237,4 +253,5 @@ def _read(held: Mapping[str, Any]) -> Row:
     given = {name: np.asarray(held[name], dtype=kind) for name, kind in arrays.items()}
     if len({len(array) for array in given.values()}) != 1:
         raise ValueError("lists of unequal length")
-    return Row(**{**held, **given, "seeds": json.loads(held["seeds"])})
+    estimate = from_table(json.loads(held["estimate"])) if held.get("estimate") else None
+    return Row(**{**held, **given, "seeds": json.loads(held["seeds"]), "estimate": estimate})

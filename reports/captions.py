@@ -12,11 +12,17 @@ from robustcl.reports.frame import CLEAN, CORRUPTIONS
 from robustcl.reports.statistics import detectable
 from robustcl.reports.trust import MARKS
 
+ESTIMATED = (
+    "AA-estimate is no AA, but AutoAttack's accuracy estimated from a random part of the images; behind set stands the "
+    "95 % interval for these very images, in brackets that for images like these"
+)
 _SIGNS = {"ok": "", "suspect": f" ({MARKS['suspect']})", "unreliable": f" ({MARKS['unreliable']})", UNCHECKED: ""}
 
 
 def heading(judge: str) -> str:
     """The field's name of a judge's column: SA, RA (PGD-20), AA, CA; any other judge keeps its name.
+
+    An estimate of AA is AA-estimate, and never AA; behind it stands the share of the passes where it was named.
 
     What follows the name in brackets, such as the number of one of several attacks of that name, stays.
     """
@@ -24,17 +30,28 @@ def heading(judge: str) -> str:
     steps = re.fullmatch(r"pgd-(\d+)", name)
     known = {CLEAN: "SA", "autoattack": "AA", CORRUPTIONS: "CA"}
     told = f"RA (PGD-{steps[1]})" if steps else known.get(name, name)
+    estimated = re.fullmatch(r"aa-estimate(?:-(\d+))?", name)
+    if estimated:
+        told = "AA-estimate" + (f" ({estimated[1]} %)" if estimated[1] else "")
     return f"{told}{apart}{number}"
 
 
-def percent(accuracy: float, low: float, high: float, spread: float = float("nan")) -> str:
+def percent(
+    accuracy: float,
+    low: float,
+    high: float,
+    spread: float = float("nan"),
+    of_set: tuple[float, float] = (float("nan"), float("nan")),
+) -> str:
     """A share with its interval, and its spread over seeds, as percent: 74.2 [69.4, 78.5] ± 0.8.
 
-    A reference without an interval stands alone.
+    A reference without an interval stands alone. The interval of an estimate for these very images follows it:
+    74.2 [69.4, 78.5], set 73.9 to 74.5.
     """
     share = f"{100 * accuracy:.1f}"
     interval = "" if pd.isna(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"{share}{interval}{'' if pd.isna(spread) else f' ± {100 * spread:.1f}'}"
+    here = "" if pd.isna(of_set[0]) else f", set {100 * of_set[0]:.1f} to {100 * of_set[1]:.1f}"
+    return f"{share}{interval}{'' if pd.isna(spread) else f' ± {100 * spread:.1f}'}{here}"
 
 
 def attack_text(judges: Mapping[str, Sequence[str]]) -> str:
@@ -64,6 +81,7 @@ def caption(cells: pd.DataFrame, singles: pd.DataFrame) -> list[str]:
         f"detectable difference {least:.1f} points unpaired (80 % power), less on the same images",
         *([f"seeds: {seeds}"] if seeds else []),
         _attacks(cells),
+        *([ESTIMATED] if cells["set_low"].notna().any() else []),
         *([f"protocol: {protocol}"] if protocol else []),
         f"reliability: {_trusted(cells)}",
     ]

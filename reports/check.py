@@ -96,15 +96,23 @@ def check_rows(rows: Sequence[Row], baseline: Baseline, margin: float = MARGIN, 
 
 
 def compare(name: str, before: Row, now: Row, *, margin: float, level: float, rows: int = 1) -> Compared:
-    """One row of a check of so many `rows`, on the same images; see `check`."""
+    """One row of a check of so many `rows`, on the same images; see `check`.
+
+    Where the rows are estimates, what they say is broken of the images that nobody saw counts as flips, and the bounds
+    are wider by what the two draws leave open (see `_bounds`).
+    """
     lost, won = before.right & ~now.right, now.right & ~before.right
-    flips, n = (int(lost.sum()), int(won.sum())), before.n
+    unseen = [row.estimate.unseen if row.estimate else 0 for row in (now, before)]
+    flips, n = (int(lost.sum()) + unseen[0], int(won.sum()) + unseen[1]), before.n
     drop = (flips[0] - flips[1]) / max(n, 1)
-    low, high = float(difference(*flips, n, 1 - level / rows)[0]), float(difference(*flips, n, 1 - level)[1])
+    sides = _bounds(before, now, flips, 1 - level / rows), _bounds(before, now, flips, 1 - level)
+    low, high = sides[0][0], sides[1][1]
     outcome: Outcome = "regression" if low > margin else "ok" if high <= margin else "undecided"
     why, needed = "", float("nan")
     if outcome == "undecided":
         needed = _needed(*flips, n, margin, level if drop < margin else level / rows)
+    if outcome == "undecided" and (before.estimate or now.estimate):
+        why = "estimates leave it open; autoattack, or a larger share of its passes, could tell"
     if outcome == "ok" and now.reliability == "unreliable":
         outcome, why = "undecided", "the number now is unreliable"
     return Compared(
@@ -122,7 +130,27 @@ def compare(name: str, before: Row, now: Row, *, margin: float, level: float, ro
     )
 
 
-def _needed(lost: int, won: int, n: int, margin: float, level: float) -> float:
+def _bounds(before: Row, now: Row, flips: tuple[float, float], level: float) -> tuple[float, float]:
+    """The lower and the upper bound of the drop, each one-sided at `level`.
+
+    Those over images, and where the rows are estimates, squared and added to them, the limits of both draws: the same
+    numbers decide who is drawn on both sides, so that their errors are never opposed, and this is never too narrow.
+    """
+    low, high = (float(end) for end in difference(*flips, before.n, level))
+    drop, down, up = (flips[0] - flips[1]) / max(before.n, 1), [0.0], [0.0]
+    for row, sign in ((before, 1), (now, -1)):
+        if row.estimate:
+            ends = [sign * (end - row.accuracy) for end in row.estimate.limits(2 * level - 1)]
+            down.append(min(ends))
+            up.append(max(ends))
+    if len(down) == 1:
+        return low, high
+    return max(-1.0, drop - float(np.hypot.reduce([drop - low, *down]))), min(
+        1.0, drop + float(np.hypot.reduce([high - drop, *up]))
+    )
+
+
+def _needed(lost: float, won: float, n: int, margin: float, level: float) -> float:
     """The number of images that could tell in 80 of 100 cases, should both flips be as frequent as on these n.
 
     The formula of the sample size is too small where few images flip; from there on, until the bound decides on the

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from robustcl.bench.findings import UNCHECKED
 from robustcl.models.errors import UserError
+from robustcl.models.value import plain
 from robustcl.reports.about import About, read_about
 from robustcl.reports.trust import text_of
 
@@ -34,7 +35,7 @@ RECORDS = pa.schema(
 )
 CLEAN, CORRUPTIONS = "clean", "corruptions"
 _TEXT = ("suite", "encoder", "method", "scheme", "data", "norm", "eps", "judges", "protocol", "stage")
-_TOLD = ("fingerprints", "content", "reliability", "findings")  # what a cell's records say of themselves
+_TOLD = ("fingerprints", "content", "reliability", "findings", "designs")  # what a cell's records say of themselves
 
 Judges = Mapping[str, Sequence[str]]
 
@@ -47,7 +48,8 @@ def frame(runs: str | Path) -> pd.DataFrame:
     a float), headline (a cell of the table, not of the sweep), judges (JSON: judge -> its attacks), protocol, stage,
     `seed_<role>` (-1 where a cell has no such seed), fingerprints (JSON: judge -> its attack's), content (the
     fingerprint of the judged images, empty where the records do not say), reliability (`ok`, `suspect`, `unreliable`,
-    or `unchecked`) and findings (JSON: what the checks found). Text is categorical, in the order of the suite, and the
+    or `unchecked`), findings (JSON: what the checks found) and designs (JSON: how the judges that are estimates drew
+    their images, see `estimate`). Text is categorical, in the order of the suite, and the
     categories name unfinished cells too, so that a table can show what is missing.
     Errors: `UserError` where `runs` is no run folder or a file in it is damaged or of an unknown schema version.
     """
@@ -119,6 +121,7 @@ def _told(cells: pd.DataFrame, about: Mapping[int, About]) -> pd.DataFrame:
                 "content": str(of.protocol.get("part", {}).get("data", "")),
                 "reliability": of.reliability.verdict if of.reliability else UNCHECKED,
                 "findings": text_of(of.reliability),
+                "designs": json.dumps({judge: plain(design) for judge, design in of.designs.items()}, sort_keys=True),
             }
         )
     told = pd.DataFrame(rows, columns=list(_TOLD), index=cells.index)

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
+from robustcl.reports.estimate import SCREEN
 from robustcl.reports.seeds import attack, seed_columns
 from robustcl.reports.statistics import Floats, holm, mcnemar, paired
 from robustcl.reports.verdicts import verdicts
@@ -22,7 +23,10 @@ def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -
     t-test. Either speaks of these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme
     or judge that the records do not hold, for more than one table, for other images, and for attacks that differ.
     """
-    answers = verdicts(records[records["headline"]], shares=True)
+    shown = records[records["headline"]]
+    if shown.loc[shown["judge"] == judge, "attack"].astype(str).str.startswith(SCREEN).any():
+        raise UserError(f"pairs: '{judge}' is an estimate, without a verdict per image, expected such as autoattack")
+    answers = verdicts(shown, shares=True)
     for key, name in (("scheme", scheme), ("judge", judge)):
         known = [str(held) for held in answers[key].unique()]
         if name not in known:

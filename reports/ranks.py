@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
+from robustcl.reports.estimate import SCREEN
 from robustcl.reports.pairs import compare
 from robustcl.reports.verdicts import verdicts
 
@@ -39,10 +40,19 @@ def ranked(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
             made.append(_rank(part, column["judge"]).assign(**column))
         except UserError as error:
             refused.append(column | {"why": str(error)})
+    refused += _estimates(records[records["headline"]])
     names = [*COLUMN, "row", "rank", "last", "tied"]
     found = pd.concat(made, ignore_index=True)[names] if made else pd.DataFrame(columns=names)
     types: dict[str, Any] = {**dict.fromkeys([*COLUMN, "row"], str), "rank": "int64", "last": "int64", "tied": bool}
     return found.astype(types), pd.DataFrame(refused, columns=[*COLUMN, "why"])
+
+
+def _estimates(shown: pd.DataFrame) -> list[dict[str, str]]:
+    """The columns of several rows that are estimates: draws are not compared image by image."""
+    found = shown[shown["attack"].astype(str).str.startswith(SCREEN) & (shown["encoder"] != RANDOM)]
+    counts = found.groupby(COLUMN, observed=True, sort=False)["encoder"].nunique()
+    why = "an estimate has no verdict per image"
+    return [dict(zip(COLUMN, map(str, key), strict=True)) | {"why": why} for key in counts.index[counts > 1]]
 
 
 def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:

@@ -12,7 +12,8 @@ from robustcl.reports.statistics import interval, wilson_of_means
 from robustcl.reports.trust import against, together, verdict, why
 from robustcl.reports.verdicts import cell_columns, summary, verdicts
 
-_OF_ONE = ("stage", "judges", "fingerprints", "reliability", "findings")  # what may differ between the seeds of a cell
+# What may differ between the seeds of a cell.
+_OF_ONE = ("stage", "judges", "fingerprints", "reliability", "findings", "designs")
 _SEED = re.compile(r"; seeds? (\d+(, \d+)*)")
 
 
@@ -70,14 +71,29 @@ def told(cells: pd.DataFrame, seeds: pd.DataFrame) -> pd.Series:
 def _pool(part: pd.DataFrame, answers: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
     """One row for the cells of several seeds."""
     judge, stages = part["judge"].iloc[0], part["stage"]
+    if part["set_low"].notna().all():
+        return _pool_estimates(part, seeds)
     rows = answers[(answers["judge"] == judge) & answers["stage"].isin(stages)]
     means = rows.groupby("image")["right"].mean().to_numpy(dtype=float)
     low, high = interval(means) if judge == CORRUPTIONS else wilson_of_means(means, len(part))
+    of = {"n": len(means), "accuracy": float(means.mean()), "low": low, "high": high}
+    return _one(part, seeds, of)
+
+
+def _pool_estimates(part: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
+    """One row for the estimates of several seeds: means throughout. As the seeds may share their draws, so are the ends
+    of the intervals, which is too wide where they do not."""
+    names = ["accuracy", "low", "high", "set_low", "set_high"]
+    return _one(part, seeds, {"n": int(part["n"].iloc[0]), **{name: part[name].mean() for name in names}})
+
+
+def _one(part: pd.DataFrame, seeds: Sequence[str], of: dict[str, Any]) -> pd.DataFrame:
+    """The row of several seeds, `of` being its numbers."""
     findings = together([str(text) for text in part["findings"]])
-    found = against(findings, str(judge), len(means))
-    of: dict[str, Any] = {"n": len(means), "right": pd.NA, "accuracy": float(means.mean()), "low": low, "high": high}
-    of |= {"seeds": len(part), "spread": float(part["accuracy"].std(ddof=1)), "passes": int(part["passes"].sum())}
+    found = against(findings, str(part["judge"].iloc[0]), of["n"])
+    of |= {"right": pd.NA, "seeds": len(part), "spread": float(part["accuracy"].std(ddof=1))}
     of |= {"findings": findings, "reliability": verdict(found) if findings else UNCHECKED, "why": why(found)}
+    of |= {"passes": int(part["passes"].sum())}
     of["fingerprint"] = _joint([str(text) for text in part["fingerprint"]])
     of |= {seed: pd.NA for seed in seeds if part[seed].nunique() > 1}
     return part.iloc[[0]].astype({"findings": object, **dict.fromkeys(seeds, "Int64")}).assign(**of)

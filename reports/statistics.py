@@ -2,7 +2,7 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, betaincinv, ndtri, stdtr
+from scipy.special import bdtr, betaincinv, gammaincinv, ndtri, stdtr
 
 Floats = NDArray[np.float64]
 
@@ -57,6 +57,25 @@ def wilson_of_means(means: ArrayLike, seeds: int, level: float = 0.95) -> tuple[
     worth = min(max(worth, n), n * seeds)
     low, high = wilson(mean * worth, worth, level)
     return float(low), float(high)
+
+
+def weighted_total(seen: ArrayLike, weights: ArrayLike, most: float, level: float = 0.95) -> tuple[float, float]:
+    """The interval of how many there are in all, where each was seen with the probability 1 / weight, if at all.
+
+    `seen` (k,) counts what was seen with each of the `weights` (k,), of 1 or more; `most` is the largest weight that
+    anything could have had, seen or not. Both ends are those of gamma distributions (M. P. Fay and E. J. Feuer, Stat.
+    Med. 16, 1997, for weighted sums of Poisson counts): the upper one counts one more, seen with the weight `most`, so
+    that it holds where nothing was seen: there it is the exact one for a count, about 3.7 `most` at 95 %. Departing
+    from the source, a weight w adds w (w - 1) to the variance and not w squared: a finite set is drawn from, and what
+    is drawn for certain is known. Nothing is assumed of where in the strata the unseen are.
+    """
+    k, w = np.asarray(seen, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    total, spread, tail = float((k * w).sum()), float((k * w * (w - 1)).sum()), (1 - level) / 2
+    low = spread / total * float(gammaincinv(total**2 / spread, tail)) if spread > 0 else total
+    if most <= 1:
+        return max(low, float(k.sum())), total
+    mean, variance = total + most, spread + most * (most - 1)
+    return max(low, float(k.sum())), variance / mean * float(gammaincinv(mean**2 / variance, 1 - tail))
 
 
 def detectable(n: int, disagree: float = 0.5, level: float = 0.05, power: float = 0.8) -> float:

@@ -9,6 +9,7 @@ import pandas as pd
 from robustcl.reports import captions
 from robustcl.reports.beside import COLUMNS, beside, lines
 from robustcl.reports.beside import notes as notes_of
+from robustcl.reports.captions import ESTIMATED as ESTIMATED
 from robustcl.reports.captions import attack_text as attack_text
 from robustcl.reports.captions import heading as heading
 from robustcl.reports.captions import percent as percent
@@ -16,6 +17,7 @@ from robustcl.reports.ranks import RANDOM as RANDOM
 from robustcl.reports.ranks import leaders, ranked
 from robustcl.reports.seeds import attack, pooled, seed_columns
 from robustcl.reports.trust import Notes, against
+from robustcl.reports.verdicts import SET
 
 CHANCE, MISSING = "chance", "-"
 REFERENCE = f"{CHANCE} (reference)"
@@ -97,7 +99,8 @@ class Table:
         """What stands in the cells: (row, scheme, judge) -> percent, its interval, its spread over seeds, its mark."""
         rows = self.numbers
         cells = zip(rows["row"], rows["scheme"], rows["judge"], strict=True)
-        values = zip(rows["accuracy"], rows["low"], rows["high"], rows["spread"], strict=True)
+        here = rows.reindex(columns=list(SET)).itertuples(index=False, name=None)
+        values = zip(rows["accuracy"], rows["low"], rows["high"], rows["spread"], here, strict=True)
         shown = {cell: percent(*of) for cell, of in zip(cells, values, strict=True)}
         every = ((row, scheme, judge) for row in self.rows for scheme in self.schemes for judge in self.judges)
         return {key: " ".join(filter(None, [shown.get(key, MISSING), self.marks.get(key)])) for key in every}
@@ -187,7 +190,8 @@ def _table(
     cells = cells.assign(group=cells["row"].astype(str).map(groups))
     ranked_cells = cells.astype(dict.fromkeys(_KEY, str)).merge(ranks[[*_KEY, *_RANKED[1:]]], on=_KEY, how="left")
     kinds = {"reference": reference, "measured": ranked_cells, "published": known, "seed": singles}
-    tidy = {kind: _tidy(part.assign(kind=kind), seed_columns(cells)) for kind, part in kinds.items()}
+    more = [*seed_columns(cells), *(SET if cells[SET[0]].notna().any() else ())]
+    tidy = {kind: _tidy(part.assign(kind=kind), more) for kind, part in kinds.items()}
     return Table(
         parts=captions.caption(cells, singles),
         rows=[REFERENCE, *rows],
@@ -235,11 +239,12 @@ def _unranked(refused: pd.DataFrame) -> list[str]:
     ]
 
 
-def _tidy(cells: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
-    """Cells with the columns of the CSV, and their types."""
+def _tidy(cells: pd.DataFrame, more: Sequence[str]) -> pd.DataFrame:
+    """Cells with the columns of the CSV, and their types; `more` are those of seeds and estimates."""
     names = [*_GROUP, "row", "encoder", "kind", "scheme", "judge"]
     types: dict[str, Any] = {**dict.fromkeys(names, str), **dict.fromkeys(["tied", "outside"], "boolean")}
-    types |= dict.fromkeys(["n", "right", "seeds", "passes", "rank", "last", *seeds], "Int64")
+    types |= dict.fromkeys(["n", "right", "seeds", "passes", "rank", "last"], "Int64")
     types |= dict.fromkeys(["accuracy", "low", "high", "spread"], "float64")
-    made = cells.reindex(columns=[*names, *_NUMBERS, *seeds, *_RANKED, *_PUBLISHED])
+    types |= {name: "float64" if name in SET else "Int64" for name in more}
+    made = cells.reindex(columns=[*names, *_NUMBERS, *more, *_RANKED, *_PUBLISHED])
     return made.astype(types).reset_index(drop=True)

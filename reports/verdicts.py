@@ -6,12 +6,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from robustcl.bench.design import Design, read_design
 from robustcl.models.errors import UserError
+from robustcl.reports.estimate import Estimate, estimates, is_estimate
 from robustcl.reports.frame import CLEAN, CORRUPTIONS, RECORDS, Judges
 from robustcl.reports.statistics import interval
 from robustcl.reports.trust import against, verdict, why
 
-_JUDGED = ["image", "judge", "right", "passes"]
+SET = ("set_low", "set_high")  # of an estimate: the interval for these very images
+_JUDGED = ["image", "judge", "attack", "right", "margin", "passes"]
+_NUMBERS = ["n", "right", "accuracy", "low", "high", *SET]
 
 
 def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dict[str, pd.Series]:
@@ -21,6 +25,7 @@ def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dic
     judge without any row is left out, unless no clean answer is right, which leaves nothing to attempt.
     Corruptions are no attack: this judge's answer is the share of right ones per image, a float in [0, 1], over all of
     its corruptions and severities, and does not ask whether the clean answer is right.
+    An estimate has no verdict per image, and is left out: see `estimates`.
     Errors: `UserError` where records are lost: images without one clean answer, survivors that not every attack of
     the judge was tried on. Such an image must never count as robust.
     """
@@ -30,7 +35,7 @@ def judged(records: pd.DataFrame, judges: Judges, where: str = "records") -> dic
     verdict = {CLEAN: clean}
     for judge, attacks in judges.items():
         rows = records.loc[records["judge"] == judge]
-        if rows.empty and (clean.any() or judge == CORRUPTIONS):
+        if is_estimate(attacks) or (rows.empty and (clean.any() or judge == CORRUPTIONS)):
             continue
         if judge == CORRUPTIONS:
             verdict[judge] = _shares(rows, clean.index, attacks, where)
@@ -71,21 +76,56 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     Accuracies are shares in [0, 1]; passes are the forward-equivalents that the judge spent. `fingerprint` is the
     judge's; `reliability` and `why` say what the checks hold against its number. The accuracy under
     corruptions is the mean of the images' shares; its interval is that of a mean of n of them, since the same n images
-    come again under every corruption and are not so many more; `right` is missing there. Errors: as `judged`.
+    come again under every corruption and are not so many more; `right` is missing there. Of an estimate too: its low
+    and high are for images like these, as everybody's, set_low and set_high for these very ones.
+    Errors: as `judged` and `estimates`.
     """
     parts = []
     for first, rows, answers in _split(frame):
         spent = rows.groupby("judge", observed=True)["passes"].sum()
-        part = first.loc[first.index.repeat(len(answers))].reset_index(drop=True)
-        part["judge"] = list(answers)
-        part["n"] = [len(right) for right in answers.values()]
-        part["right"] = pd.array([int(r.sum()) if r.dtype == bool else None for r in answers.values()], dtype="Int64")
-        part["accuracy"] = [float(right.mean()) for right in answers.values()]
-        part[["low", "high"]] = [interval(right) for right in answers.values()]
-        part["passes"] = [int(spent.get(judge, 0)) for judge in answers]
-        parts.append(part.assign(**_trust(first, part)))
+        numbers = {judge: _number(right) for judge, right in answers.items()}
+        numbers |= {judge: _estimated(of) for judge, of in estimates_of(first, rows).items()}
+        part = first.loc[first.index.repeat(len(numbers))].reset_index(drop=True)
+        part["judge"] = list(numbers)
+        part = part.join(pd.DataFrame(list(numbers.values()), columns=_NUMBERS))
+        part["passes"] = [int(spent.get(judge, 0)) for judge in numbers]
+        parts.append(part.astype({"n": "int64", "right": "Int64"}).assign(**_trust(first, part)))
     trust = ["fingerprint", "reliability", "why"]
-    return _joined(parts, frame, ["judge", "n", "right", "accuracy", "low", "high", *trust, "passes"])
+    return _joined(parts, frame, ["judge", *_NUMBERS, *trust, "passes"])
+
+
+def estimated(frame: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, str, pd.Series, Estimate]]:
+    """Every estimate of a frame: its cell (one row), the judge, what is right for certain (bool per image), the value.
+
+    Right for certain is what is right clean and was not broken in a place where every image is drawn.
+    """
+    for first, rows, answers in _split(frame):
+        for judge, of in estimates_of(first, rows).items():
+            clean = answers[CLEAN]
+            yield first, judge, clean & ~clean.index.isin(list(of.certain)), of
+
+
+def estimates_of(first: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Estimate]:
+    """The estimates of one cell: of its description (one row of a `frame`) and its records. Errors: as `estimates`."""
+    held = json.loads(str(first["designs"].iloc[0])) if "designs" in first else {}
+    where = f"records of {_place(first)}"
+    designs: dict[str, Design] = {judge: read_design(of, where) for judge, of in held.items()}
+    return estimates(rows, json.loads(str(first["judges"].iloc[0])), designs, where)
+
+
+def _number(right: pd.Series) -> tuple[object, ...]:
+    """n, right, accuracy and its interval, and none for these very images, where nothing is estimated."""
+    count = int(right.sum()) if right.dtype == bool else None
+    return (len(right), count, float(right.mean()), *interval(right), float("nan"), float("nan"))
+
+
+def _estimated(of: Estimate) -> tuple[object, ...]:
+    return (of.n, None, of.accuracy, *of.world(), *of.limits())
+
+
+def _place(first: pd.DataFrame) -> str:
+    """Which cell it is, for people."""
+    return " ".join(str(first[name].iloc[0]) for name in ("encoder", "scheme", "norm", "eps") if name in first)
 
 
 def cell_columns(frame: pd.DataFrame) -> list[str]:
@@ -127,9 +167,8 @@ def _split(records: pd.DataFrame) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, 
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         rows = held.iloc[start:end]
         first = records.iloc[order[start : start + 1]][columns]
-        names = [str(first[name].iloc[0]) for name in ("encoder", "scheme", "norm", "eps") if name in columns]
         judges = json.loads(str(first["judges"].iloc[0]))
-        yield first, rows, judged(rows, judges, where=f"records of {' '.join(names)}")
+        yield first, rows, judged(rows, judges, where=f"records of {_place(first)}")
 
 
 def _joined(parts: list[pd.DataFrame], records: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

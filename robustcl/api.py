@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from robustcl.bench import shards
-from robustcl.bench.attacks import Attack, Plain, judges
+from robustcl.bench.attacks import Attack, Engine, Plain, judges
 from robustcl.bench.budget import Check, blocks, within
+from robustcl.bench.estimate import designs, refuse
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
 from robustcl.bench.fingerprint import fingerprints
 from robustcl.bench.pace import duration
@@ -69,6 +70,7 @@ def evaluate(
     attacks: Sequence[str | Attack | Plain] = ("pgd-20", "autoattack"),
     seed: int = 0,
     batch_size: int = 256,
+    engine: str | Engine = "fast",
     index: Tensor | None = None,
     budget: float | None = None,
     workers: int = 1,
@@ -79,7 +81,9 @@ def evaluate(
     `images` (n, channels, height, width), float32 in [0, 1] or uint8; `labels` (n,) integers; `index` (n,) says which
     images of the official split they are (default 0 to n - 1). `attacks` are names (`pgd-<steps>`, `autoattack`, or one
     of its members), `Attack` values, or callables `(model, x, y, threat, generator) -> x_adv`. Results do not depend on
-    `batch_size`, but for AutoAttack, whose released code draws per batch. The model's modes, gradient flags and device
+    `batch_size`. AutoAttack is run by `engine`: our own (`fast`), or the released package (`reference`), which draws
+    per batch, so that `batch_size` is part of what it does; `Engine(precision="bfloat16")` searches in half precision
+    and confirms in float32 (docs/speed.md). The model's modes, gradient flags and device
     stay as they are, and no global generator moves. `checks` looks at up to 128 of the images for signs that the
     numbers only look good (docs/trust.md), at 168 passes for each.
 
@@ -108,14 +112,16 @@ def evaluate(
     Images(images.detach(), blank, classes=1, name="evaluate")  # the images are checked before the model sees them
     classes = count_classes(model, images[:1].to(device))
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
-    held, strays = judges(attacks, classes, batch_size), Strays()
     shards.check(workers, str(device), budget)
+    how = engine if isinstance(engine, Engine) else Engine(name=engine, batch=batch_size)
+    held, strays = judges(attacks, classes, how), Strays()
     trial = Trial(threat=threat, judges=held, seed=seed, batch=batch_size, workers=workers, watch=strays.see)
     names = {name: [attack.name for attack in bench] for name, bench in trial.judges.items()}
     told = ""
     if budget is None:
         records = judge(model, whole, trial)
     else:
+        refuse(held, "evaluate: no budget, which judges block by block")
         records = _within(budget, model, whole, trial)
         whole = whole.take(torch.isin(whole.index, torch.tensor(records["image"].unique(), device=device)))
         told = f"{len(whole)} of {len(labels)} images in random order, budget {duration(budget)}"
@@ -126,6 +132,7 @@ def evaluate(
         judges=names,
         protocol=told,
         fingerprints=fingerprints(trial.judges, threat, seed, classes),
+        designs=designs(records, held, classes, threat.norm, seed),
         checked=check(model, whole, trial, records).beside(strays.findings()) if checks else None,
     )
 

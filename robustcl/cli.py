@@ -57,8 +57,10 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Of all draws of the attacks.")] = 0,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Images at a time; part of what AutoAttack does. Default 256, with --budget 32."),
+        typer.Option(min=1, help="Images at a time; part of what the reference does. Default 256, with --budget 32."),
     ] = None,
+    engine: Annotated[str, typer.Option(help="Who runs AutoAttack: fast (ours), or reference (the package).")] = "fast",
+    precision: Annotated[str, typer.Option(help="Of fast's search: float32, bfloat16, tf32.")] = "float32",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that share the batches, or GPUs with --device cuda; default 1.")
     ] = None,
@@ -95,6 +97,8 @@ def evaluate(
         images=images,
         seed=seed,
         batch=batch or (32 if budget else 256),  # a budget counts whole batches alone
+        engine=engine,
+        precision=precision,
         workers=workers or 1,
         device=device,
         runs=runs,

@@ -11,7 +11,7 @@ import pytest
 from torch import Tensor
 
 from robustcl.api import evaluate
-from robustcl.bench.attacks import Attack, Plain
+from robustcl.bench.attacks import Attack, Engine, Plain
 from robustcl.bench.evaluate import Model
 from robustcl.gate import refuse_ci
 from robustcl.models.errors import NumberError, UserError, unknown
@@ -55,6 +55,7 @@ class Guard:
         name: str | None = None,
         seed: int = 0,
         batch_size: int = 256,
+        engine: str | Engine = "fast",
         index: Tensor | None = None,
     ) -> Check:
         """Fail where the clean or the robust accuracy lost more than `margin` against the baseline, image by image.
@@ -64,7 +65,8 @@ class Guard:
         (default; nobody takes it for passed), "fail" or "pass" with a warning; each with the number of images that
         could. With `--robustcl-bless` the rows are written instead, and the test is skipped.
         """
-        settings: dict[str, Any] = {"attacks": attacks, "seed": seed, "batch_size": batch_size, "index": index}
+        settings: dict[str, Any] = {"attacks": attacks, "seed": seed, "batch_size": batch_size}
+        settings |= {"engine": engine, "index": index}
         try:
             settings["threat"] = Threat(threat) if isinstance(threat, str) else threat
             path, after = self._ready(undecided)
@@ -103,7 +105,8 @@ def rows_of_evaluation(found: Evaluation, images: Tensor, labels: Tensor, name: 
     whole = Images(images.detach(), labels.detach(), classes=int(labels.max()) + 1, name="guard")
     findings = text_of(found.checked)
     made = []
-    for judge, right in {CLEAN: found.clean, **found.robust}.items():
+    sure = {judge: found.clean & ~np.isin(order, of.certain) for judge, of in found.estimates.items()}
+    for judge, right in {CLEAN: found.clean, **found.robust, **sure}.items():
         held = against(findings, judge, len(order)) if findings else None
         row = Row(
             encoder=name,
@@ -119,6 +122,7 @@ def rows_of_evaluation(found: Evaluation, images: Tensor, labels: Tensor, name: 
             image=order[by_image],
             label=labels.cpu().numpy().astype(np.int16)[by_image],
             right=right[by_image],
+            estimate=found.estimates.get(judge),
         )
         made.append(row)
     return tuple(made)

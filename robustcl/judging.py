@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from robustcl.bench import judged, shards
-from robustcl.bench.attacks import judges
+from robustcl.bench.attacks import Engine, judges
 from robustcl.bench.budget import read_budget
 from robustcl.bench.case import Case
 from robustcl.bench.data import datasets, read_dataset
@@ -41,6 +41,8 @@ class Asked:
     images: int | None = None
     seed: int = 0
     batch: int = 256
+    engine: str = "fast"
+    precision: str = "float32"
     workers: int = 1
     device: str = "cpu"
     runs: Path | None = None
@@ -53,6 +55,11 @@ class Asked:
     route: str | None = None
     profile: str | None = None
     overrides: Sequence[str] = field(default_factory=list)
+
+    @property
+    def how(self) -> Engine:
+        """Who runs AutoAttack."""
+        return read(Engine, {"name": self.engine, "precision": self.precision, "batch": self.batch}, "--engine")
 
     @property
     def judges(self) -> list[str]:
@@ -106,6 +113,8 @@ def encoder_suite(asked: Asked) -> tuple[str, Table]:
         "finetune": {**({"profile": asked.profile} if asked.profile else {}), **{name: {} for name in asked.schemes}},
         "judge": {
             "judges": asked.judges,
+            "engine": asked.engine,
+            "precision": asked.precision,
             "batch": asked.batch,
             **({"images": asked.images} if asked.images else {}),
             "sweep": {"eps": list(asked.eps[1:]), "judges": asked.judges},
@@ -126,7 +135,7 @@ def hear(asked: Asked) -> Hearing:
     if n is not None and n > len(whole):
         raise UserError(f"--images {n}: expected at most the {len(whole)} test images")
     images = library.part(data, "test", n).to(find_device(asked.device))
-    bench = judges(asked.judges, images.classes, asked.batch)
+    bench = judges(asked.judges, images.classes, asked.how)
     given = give(asked.target, images, norm=asked.norm, models=asked.models)
     row, radii = asked.name or given.name, sorted(set(threats), key=lambda threat: threat.eps)
     if asked.save and (len(radii) > 1 or asked.budget or not asked.save.absolute().parent.is_dir()):

@@ -1,7 +1,6 @@
 """The only owner of `robustcl check --sequential`: a classifier is attacked until the gate's answer is certain."""
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,12 +9,12 @@ import pandas as pd
 import torch
 
 from robustcl.bench import reliability
-from robustcl.bench.attacks import judges
+from robustcl.bench.attacks import Engine, judges
 from robustcl.bench.budget import blocks
 from robustcl.bench.case import Case
 from robustcl.bench.data import datasets, read_dataset
 from robustcl.bench.evaluate import judge
-from robustcl.bench.fingerprint import fingerprint
+from robustcl.bench.fingerprint import engine_of, fingerprint
 from robustcl.bench.given import give
 from robustcl.bench.judged import judge_stage, records_of
 from robustcl.bench.library import Library
@@ -77,7 +76,7 @@ def hear(asked: Asked) -> Gate:
     attacked = [watched.rows[name] for name in watched.attacked]
     images = _images(asked, first).to(find_device(asked.device))
     threat = read(Threat, {"norm": attacked[0].norm, "eps": attacked[0].eps}, "check")
-    held = judges(watched.attacked, images.classes, _batch(attacked))
+    held = judges(watched.attacked, images.classes, _engine(attacked))
     for row in attacked:
         now = attack(fingerprint(row.judge, held[row.judge], threat, 0, images.classes))
         if now != row.fingerprint:
@@ -146,11 +145,9 @@ def _images(asked: Asked, row: Row) -> Images:
     return images
 
 
-def _batch(rows: Sequence[Row]) -> int:
-    """The batch of AutoAttack's attacks in the baseline, which is part of what they do."""
-    found = {int(text) for row in rows for text in re.findall(r"; batch (\d+)", row.fingerprint)}
+def _engine(rows: Sequence[Row]) -> Engine:
+    """Who ran AutoAttack in the baseline. Errors: `UserError` where it was not the same everywhere."""
+    found = {engine for row in rows if (engine := engine_of(row.fingerprint))}
     if len(found) > 1:
-        raise UserError(
-            f"check: the baseline's attacks have batches {sorted(found)}, expected one; choose with --judge"
-        )
-    return found.pop() if found else 256
+        raise UserError("check: the baseline's attacks are of several engines, expected one; choose with --judge")
+    return found.pop() if found else Engine()

@@ -85,7 +85,7 @@ def rows(model: Net) -> tuple[Row, ...]:
 
 def gate(model: Net, blessed: tuple[Row, ...], margin: float = 0.05) -> Check:
     """The sequential gate in memory."""
-    test, held = Digits().load().test, judges(["pgd-5"], 10, 32)
+    test, held = Digits().load().test, judges(["pgd-5"], 10)
     images = type(test)(test.floats(slice(None)), test.labels, classes=10, name="test")
     parts, trial = blocks(images, 32), Trial(threat=THREAT, judges=held)
     clean = judge(model, images, Trial(threat=THREAT, judges={}))

@@ -11,7 +11,6 @@ from robustcl.bench.judge import Judge
 from robustcl.models.threat import Norm
 from robustcl.models.value import value
 
-_FRAME = 2  # the clean answer, and the verdict
 _LOSSES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "targeted": "apgd-t"}
 
 
@@ -47,8 +46,10 @@ class APGD(Member):
     def cost(self, classes: int, norm: Norm = "linf") -> int:
         restarts, targets, shrinking = self.settings(classes, norm)
         evaluations = self.steps + (3 if shrinking else 1)
-        ranking = int(self.loss == "targeted" and self.referenced)
-        return targets * restarts * (2 * self.samples * evaluations + ranking) + _FRAME
+        ranking = int(self.loss == "targeted")
+        if self.referenced:  # it ranks before every run, and asks for clean answers before all of them
+            return targets * restarts * (2 * self.samples * evaluations + ranking) + 2
+        return targets * restarts * 2 * self.samples * evaluations + ranking + 1
 
     def run(self, judge: Judge) -> None:
         restarts, targets, shrinking = self.settings(judge.classes, judge.threat.norm)
@@ -96,8 +97,10 @@ class FAB(Member):
 
     def cost(self, classes: int, norm: Norm = "linf") -> int:
         runs = self.restarts * (min(self.targets, classes - 1) if self.targeted else 1)
-        per_step, around = (3, 3) if self.targeted else (classes + 1 + self.referenced, 2)
-        return runs * (per_step * self.steps + (around if self.referenced else 0)) + _FRAME
+        if self.referenced:
+            per_step, around = (3, 3) if self.targeted else (classes + 2, 2)
+            return runs * (per_step * self.steps + around) + 2
+        return runs * (3 if self.targeted else classes + 1) * self.steps + int(self.targeted) + 1
 
     def run(self, judge: Judge) -> None:
         targets = min(self.targets, judge.classes - 1)
@@ -125,7 +128,7 @@ class Square(Member):
         return _name("square", self.queries, 5000, self.restarts)
 
     def cost(self, classes: int, norm: Norm = "linf") -> int:
-        return self.restarts * (self.queries + (2 if self.referenced else 1)) + _FRAME
+        return self.restarts * (self.queries + (2 if self.referenced else 1)) + (2 if self.referenced else 1)
 
     def run(self, judge: Judge) -> None:
         square.check(judge, self.name)

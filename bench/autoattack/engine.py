@@ -6,7 +6,7 @@ can be compared image by image; `reference` is the package itself.
 
 import re
 from abc import ABC
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -39,6 +39,28 @@ EngineName = Annotated[str, AfterValidator(_engine)]
 
 
 @value
+class Engine:
+    """How AutoAttack's attacks are run where they do not say so themselves; `batch` where draws depend on it."""
+
+    name: EngineName = "fast"
+    precision: Precision = "float32"
+    batch: int = Field(default=_BATCH, ge=1)
+
+    @model_validator(mode="after")
+    def _rounds(self) -> "Engine":
+        if self.precision != "float32" and not self.name.startswith(("fast", "replay")):
+            raise ValueError(f"precision '{self.precision}', expected float32 with the engine '{self.name}'")
+        return self
+
+    def fields(self, name: str | None = None) -> dict[str, Any]:
+        """The fields of a `Member` that say so, run by `name` where that is given instead."""
+        engine = engine_name(name or self.name)
+        if engine.startswith("fast"):
+            return {"engine": engine, "precision": self.precision}
+        return {"engine": engine, "batch": self.batch} | ({"precision": self.precision} if "replay" in engine else {})
+
+
+@value
 class Member(Attack, ABC):
     """An attack of AutoAttack and who runs it.
 
@@ -47,7 +69,7 @@ class Member(Attack, ABC):
     (`bfloat16`, `tf32`): the verdict is given in float32 whatever it is; the reference searches in float32 alone.
     """
 
-    engine: EngineName = "reference"
+    engine: EngineName = "fast"
     precision: Precision = "float32"
     batch: int | None = Field(default=None, ge=1)
 

@@ -119,7 +119,7 @@ def _towards(search: Search, state: Chase, gap: Tensor, weights: Tensor) -> Tens
     with rounding("float32"):
         # Both the point and the image go to one hyperplane; how far the image is from it follows from the point.
         points = torch.stack([state.point, state.x], 1)
-        beyond = torch.bmm(points, weights[..., None])[..., 0]
+        beyond = torch.bmm(weights[:, None], points.transpose(1, 2))[:, 0]
         gaps = torch.stack([gap, gap + beyond[:, 1] - beyond[:, 0]], 1)
         ways, far = changes(search.threat.norm, points, weights, gaps)
         far = far.clamp_min(_SHORTEST)

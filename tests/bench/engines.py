@@ -53,4 +53,5 @@ def same(replayed: pd.DataFrame, released: pd.DataFrame) -> None:
 def still(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
     """(n,) bool: what the model itself, in float32, still gets right."""
     with torch.no_grad():
-        return model(points).argmax(1) == labels
+        right: Tensor = model(points).argmax(1) == labels
+    return right

@@ -46,12 +46,12 @@ def wrapped(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, g: torch.Gen
 ATTACKS: dict[str, Attack] = {
     "pgd": PGD(steps=4, restarts=2),
     "pgd-targeted": PGD(steps=2, target="each", targets=3, loss="margin", samples=2),
-    "apgd-ce": APGD(steps=6, batch=4),
-    "apgd-dlr": APGD(loss="dlr", steps=6, batch=4, samples=2),
-    "apgd-t": APGD(loss="targeted", steps=6, targets=2, batch=4),
-    "fab": FAB(targeted=False, steps=4, batch=4),
-    "fab-t": FAB(steps=4, targets=2, batch=4),
-    "square": Square(queries=25, batch=4),
+    "apgd-ce": APGD(steps=6),
+    "apgd-dlr": APGD(loss="dlr", steps=6, samples=2),
+    "apgd-t": APGD(loss="targeted", steps=6, targets=2),
+    "fab": FAB(targeted=False, steps=4),
+    "fab-t": FAB(steps=4, targets=2),
+    "square": Square(queries=25),
     "transfer": Transfer(source=network(seed=1), attack=PGD(steps=3, verdict="last")),
 }
 

@@ -22,8 +22,8 @@ NAMES = ("pgd-5", "two")
 
 
 def bench() -> Any:
-    one, other = (judges([name], 10, 4)[name][0] for name in ("pgd-margin-5", "fgsm"))
-    return {**judges(["pgd-5"], 10, 4), "two": [other, one]}
+    one, other = (judges([name], 10)[name][0] for name in ("pgd-margin-5", "fgsm"))
+    return {**judges(["pgd-5"], 10), "two": [other, one]}
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_judged_again_the_verdicts_are_the_same(
     again = judge(model, images, Trial(threat=THREAT, judges={"again": [attack]}))
     assert right(again, "again") == right(records, only)
     assert set(again[again["judge"] == "again"]["passes"]) == {1} == {attack.cost(10)}
-    both = judge(model, images, Trial(threat=THREAT, judges=judges([f"saved:{path}"], 10, 8)))
+    both = judge(model, images, Trial(threat=THREAT, judges=judges([f"saved:{path}"], 10)))
     first, second = (right(records, name) for name in NAMES)
     assert right(both, "saved-kept") == {image: first[image] and second[image] for image in first}
 
@@ -96,7 +96,7 @@ def test_in_another_threat_the_points_are_projected(
     model: torch.nn.Module, images: Images, saved: tuple[Path, pd.DataFrame]
 ) -> None:
     smaller = Threat("1/100")
-    found = judge(model, images, Trial(threat=smaller, judges=judges([f"saved:{saved[0]}"], 10, 8)))
+    found = judge(model, images, Trial(threat=smaller, judges=judges([f"saved:{saved[0]}"], 10)))
     assert (found["distance"] <= 0.01 + 1e-6).all()
     assert found["right"].sum() > saved[1].groupby("image")["right"].all().sum()
 

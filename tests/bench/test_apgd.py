@@ -62,7 +62,7 @@ def test_few_and_many_classes(classes: int, loss: Any, eps: str) -> None:
 
 def test_gradients_over_several_samples() -> None:
     model, images = digits(n=16)
-    fields = {"steps": 10, "samples": 3, "batch": 5}
+    fields: dict[str, Any] = {"steps": 10, "samples": 3, "batch": 5}
     released, replayed = (
         records(model, images, APGD(engine=engine, **fields), threat("linf")) for engine in ("reference", "replay")
     )

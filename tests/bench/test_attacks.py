@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 import robustcl
-from robustcl.bench.attacks import Attack, Judge, identity, judges
+from robustcl.bench.attacks import Attack, Engine, Judge, identity, judges
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.pgd import PGD
 from robustcl.models.errors import UserError
@@ -36,9 +36,7 @@ class Spy(nn.Module):
 
 
 def records(model: Any, images: Images, threat: Threat, *attacks: Any, seed: int = 0, batch: int = 256) -> pd.DataFrame:
-    return judge(
-        model, images, Trial(threat=threat, judges=judges(attacks, images.classes, batch), seed=seed, batch=batch)
-    )
+    return judge(model, images, Trial(threat=threat, judges=judges(attacks, images.classes), seed=seed, batch=batch))
 
 
 def rows(frame: pd.DataFrame, attack: str) -> pd.DataFrame:
@@ -329,7 +327,7 @@ def test_restarts_find_at_least_as_much_and_cost_as_said() -> None:
 )
 def test_unknown_names_give_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UserError) as caught:
-        judges([name], 10, 8)
+        judges([name], 10)
     text = one_line(caught.value)
     assert f"unknown attack '{name}'" in text
     assert f"did you mean '{near}'?" in text
@@ -338,14 +336,14 @@ def test_unknown_names_give_the_nearest(name: str, near: str) -> None:
 @pytest.mark.parametrize("names", [[], ["clean"], [3]])
 def test_no_attack_and_what_is_none(names: list[Any]) -> None:
     with pytest.raises(UserError) as caught:
-        judges(names, 10, 8)
+        judges(names, 10)
     assert one_line(caught.value).startswith("attacks: ")
 
 
 def test_identities_tell_attacks_apart() -> None:
     asked: list[Any] = ["pgd-3", "pgd-4", "pgd-3x2", PGD(steps=3, verdict="last"), "apgd-ce", "square", "fgsm"]
     asked += ["pgd-margin-3", "pgd-targeted-3", "pgd-3-eot4", "fab", "fab-t", "apgd-dlr", "apgd-t", "square-100"]
-    found = [str(identity(next(iter(judges([one], 10, 8).values()))[0])) for one in asked]
-    found += [str(identity(judges([f], 10, 8)[f.__name__][0])) for f in (garbage, liar)]
-    found.append(str(identity(judges(["apgd-ce"], 10, 16)["apgd-ce"][0])))
+    found = [str(identity(next(iter(judges([one], 10).values()))[0])) for one in asked]
+    found += [str(identity(judges([f], 10)[f.__name__][0])) for f in (garbage, liar)]
+    found.append(str(identity(judges(["apgd-ce"], 10, Engine(name="replay"))["apgd-ce"][0])))
     assert len(set(found)) == len(found) == 18

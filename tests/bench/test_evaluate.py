@@ -24,7 +24,7 @@ THREAT = Threat("1/20")
 
 
 def trial(keep: Path | None = None, names: Any = ("pgd-3", "pgd-8"), **more: Any) -> Trial:
-    return Trial(threat=THREAT, judges=judges(names, 10, 4), batch=4, keep=keep, **more)
+    return Trial(threat=THREAT, judges=judges(names, 10), batch=4, keep=keep, **more)
 
 
 class Counting(nn.Module):
@@ -64,7 +64,7 @@ def test_schema_and_order(tmp_path: Path) -> None:
 def test_a_judge_skips_what_it_broke_but_not_what_another_judge_broke() -> None:
     model = network()
     images = images_for(model, 30)
-    few, many = judges(["pgd-20"], 10, 4)["pgd-20"][0], judges(["apgd-ce"], 10, 4)["apgd-ce"][0]
+    few, many = judges(["pgd-20"], 10)["pgd-20"][0], judges(["apgd-ce"], 10)["apgd-ce"][0]
     both = {"both": [few, many], "second": [many]}
     found = judge(model, images, Trial(threat=THREAT, judges=both))
     lost = set(found.query("judge == 'both' and attack == 'pgd-20' and not right")["image"])
@@ -260,7 +260,7 @@ def test_how_far_proposals_left_the_ball_is_watched_and_survives_a_restart(tmp_p
     model = network()
     images = images_for(model, 20)
     seen: list[tuple[str, str, list[float]]] = []
-    bench = {**judges(["pgd-3"], 10, 4), "theirs": judges([outsider], 10, 4)["outsider"]}
+    bench = {**judges(["pgd-3"], 10), "theirs": judges([outsider], 10)["outsider"]}
     given = Trial(
         threat=THREAT,
         judges=bench,
@@ -352,3 +352,23 @@ def test_kept_batches_are_of_images_and_not_of_places(tmp_path: Path) -> None:
     wrong[0] = True
     again = judge(moody, images, kept)
     pd.testing.assert_frame_equal(again, judge(moody, images, dataclasses.replace(kept, keep=None)))
+
+
+def test_float32_is_strict_while_judging_and_as_it_was_after() -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            answer: Tensor = self.net(x)
+            return answer
+
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    assert any(before), "torch's default rounds convolutions"
+    judge(Looks(), images_for(network()), Trial(threat=Threat("1/10"), judges=judges(["pgd-2"], 10)))
+    assert set(seen) == {(False, False)}
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before

@@ -109,7 +109,7 @@ def test_every_break_is_one_of_the_model_itself_whatever_the_search_rounds(
     points = torch.from_numpy(saved["adversarial"])
     assert still(model, points, images.labels).tolist() == right.tolist() == (~saved["broken"]).tolist()
     assert threat(norm).distance(points, images.floats(slice(None))).max() <= float(threat(norm).eps) * (1 + 1e-5)
-    assert (points.min(), points.max()) == (0, 1)
+    assert (float(points.min()), float(points.max())) == (0, 1)
     exact = records(model, images, dataclasses.replace(attack, precision="float32"), threat(norm))
     assert abs(int(right.sum()) - int(exact["right"].sum())) <= 2
     assert 0 < right.sum() < len(images)

@@ -1,6 +1,5 @@
 """The only owner of the tests of fingerprints: what they say, what moves them, where they are written."""
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -31,7 +30,7 @@ ENGINE = "pyautoattack 0.2.0"
 
 
 def aa(classes: int = 10, batch: int = 512, engine: str = ENGINE) -> list[Attack]:
-    return [dataclasses.replace(attack, engine=engine) for attack in standard(classes, batch=batch)]  # type: ignore[call-arg]
+    return standard(classes, engine=engine, batch=batch)
 
 
 def fingerprint(judge: str, attacks: Any, threat: Threat, seed: int, classes: int = 10) -> str:
@@ -55,10 +54,8 @@ def test_it_says_what_people_ask() -> None:
     assert fingerprint("fgsm", [fgsm()], THREAT, 0).startswith("fgsm@1it step eps/1 init=clean; linf")
     each = fingerprint("pgd-targeted-10", [PGD(steps=10, target="each")], THREAT, 0, classes=5)
     assert each.startswith("pgd-targeted-10@10it/4t step eps/4; linf")
-    assert fingerprint("rand", rand(10, batch=8), THREAT, 0).startswith(
-        "rand@apgd-ce-eot20 100it, apgd-dlr-eot20 100it; "
-    )
-    assert "apgd-ce-100x5 100it 5x, " in fingerprint("plus", plus(10, batch=8), THREAT, 0)
+    assert fingerprint("rand", rand(10), THREAT, 0).startswith("rand@apgd-ce-eot20 100it, apgd-dlr-eot20 100it; ")
+    assert "apgd-ce-100x5 100it 5x, " in fingerprint("plus", plus(10), THREAT, 0)
     sparse = fingerprint("autoattack", aa(), Threat("12", norm="l1"), 0)
     assert "apgd-ce 100it 5x shrinking=True, apgd-t 100it/5t shrinking=True, fab-t 100it/9t" in sparse
     assert "apgd-t" not in fingerprint("autoattack", aa(classes=3), THREAT, 0, classes=3)
@@ -70,7 +67,7 @@ def own(model: Any, x: Tensor, y: Tensor, threat: Threat, generator: Any) -> Ten
 
 
 def test_a_callable_has_one_too() -> None:
-    text = fingerprint("own", judges([own], 10, 8)["own"], THREAT, 0)
+    text = fingerprint("own", judges([own], 10)["own"], THREAT, 0)
     assert text.startswith("own@(a callable); linf 8/255; seed 0; sha:")
 
 
@@ -114,9 +111,9 @@ def test_records_say_what_they_are_and_old_ones_stay_readable(tmp_path: Path) ->
 
 
 def test_a_grid_over_the_judge_splits_the_column(tmp_path: Path) -> None:
-    """The same name and other batches, at which AutoAttack draws: not one column, and no pairs across."""
+    """The same name and other batches, at which the reference draws: not one column, and no pairs across."""
     more = "\n[grid]\n'judge.batch' = [4, 8]\n"
-    fast = ("judge.judges=['pgd-1', 'apgd-ce']", "judge.images=8")
+    fast = ("judge.judges=['pgd-1', 'apgd-ce']", "judge.images=8", "judge.engine=reference")
     job = prepare(write_suite(tmp_path, more=more), runs=tmp_path / "runs", overrides=fast)
     make(job, Quiet(), workers=1)
     made = frame(tmp_path / "runs")
@@ -171,7 +168,7 @@ def test_callables_are_told_apart_by_what_they_bring_along() -> None:
             return x + self.size
 
     def said(attack: Any) -> str:
-        ((name, bench),) = judges([attack], 10, 4).items()
+        ((name, bench),) = judges([attack], 10).items()
         return fingerprint(name, bench, THREAT, 0)
 
     for kind in (noise, Noise):

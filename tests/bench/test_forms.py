@@ -28,18 +28,18 @@ from tests.bench.tiny import network, one_line
         ("pgd-least-likely-3", PGD(steps=3, target="least-likely")),
         ("pgd-random-3", PGD(steps=3, target="random")),
         ("fgsm", fgsm()),
-        ("apgd-ce", APGD(batch=8)),
-        ("apgd-ce-50x3", APGD(steps=50, restarts=3, batch=8)),
-        ("apgd-dlr-100-eot20", APGD(loss="dlr", samples=20, batch=8)),
-        ("apgd-t", APGD(loss="targeted", batch=8)),
-        ("fab", FAB(targeted=False, batch=8)),
-        ("fab-t-30", FAB(steps=30, batch=8)),
-        ("square", Square(batch=8)),
-        ("square-300x2", Square(queries=300, restarts=2, batch=8)),
+        ("apgd-ce", APGD()),
+        ("apgd-ce-50x3", APGD(steps=50, restarts=3)),
+        ("apgd-dlr-100-eot20", APGD(loss="dlr", samples=20)),
+        ("apgd-t", APGD(loss="targeted")),
+        ("fab", FAB(targeted=False)),
+        ("fab-t-30", FAB(steps=30)),
+        ("square", Square()),
+        ("square-300x2", Square(queries=300, restarts=2)),
     ],
 )
 def test_names(name: str, attack: Attack) -> None:
-    assert judges([name], 10, 8) == {name: [attack]}
+    assert judges([name], 10) == {name: [attack]}
     again = parsed(attack.name)
     assert again is not None
     assert again[0].kind is type(attack), "what the records call it is a name as well"
@@ -50,19 +50,19 @@ def test_every_name_that_is_listed_is_one() -> None:
         if name in ("saved:<path>", "transfer"):
             continue
         asked = name.replace("<steps>", "20")
-        assert judges([asked], 10, 8)[asked], name
+        assert judges([asked], 10)[asked], name
     assert {name.removesuffix("-<steps>") for name in known()} >= FORMS.keys()
 
 
 @pytest.mark.parametrize("name", ["fgsm-3", "square-3-eot2", "fab-3-eot2", "pgd-20x0", "pgd-x5", "apgd-ce-2", "pgd-"])
 def test_names_that_no_attack_has(name: str) -> None:
     with pytest.raises(UserError) as caught:
-        judges([name], 10, 8)
+        judges([name], 10)
     one_line(caught.value)
 
 
 def read(text: str) -> dict[str, list[Attack]]:
-    return read_judges(tomllib.loads(text)["attacks"], "suite.judge.attacks", 16)
+    return read_judges(tomllib.loads(text)["attacks"], "suite.judge.attacks")
 
 
 def test_tables() -> None:
@@ -94,15 +94,15 @@ def test_tables() -> None:
     assert found == {
         "strong": [PGD(steps=100, restarts=5, loss="margin")],
         "quick": [PGD(steps=20, loss="margin", step="2/255")],
-        "black": [Square(queries=1000, batch=16)],
-        "both": [APGD(steps=50, batch=16), FAB(targets=3, batch=16)],
+        "black": [Square(queries=1000)],
+        "both": [APGD(steps=50), FAB(targets=3)],
         "from_simclr": [Transfer(source="simclr", attack=PGD(steps=10, verdict="last"))],
     }
-    asked = judges(["both", "pgd-3", "strong"], 3, 16, found)
+    asked = judges(["both", "pgd-3", "strong"], 3, defined=found)
     assert list(asked) == ["both", "pgd-3", "strong"]
-    assert asked["both"] == [APGD(steps=50, batch=16), FAB(targets=2, batch=16)], "three classes leave two targets"
+    assert asked["both"] == [APGD(steps=50), FAB(targets=2)], "three classes leave two targets"
     with pytest.raises(UserError, match=r"unknown attack 'stron', .*did you mean 'strong'\?"):
-        judges(["stron"], 10, 16, found)
+        judges(["stron"], 10, defined=found)
 
 
 @pytest.mark.parametrize(
@@ -152,4 +152,6 @@ def test_an_attack_comes_back_from_its_identity(attack: Attack) -> None:
 
 
 def test_default_batch_of_a_table_is_the_suites() -> None:
-    assert read_attack({"attack": "square", "batch": 3}, "x", 16) == Square(batch=3)
+    assert read_attack({"attack": "square", "engine": "reference", "batch": 3}, "x") == Square(
+        engine="reference", batch=3
+    )

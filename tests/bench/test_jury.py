@@ -69,6 +69,8 @@ def test_own_judges_are_columns_and_only_they_depend_on_their_fields(tmp_path: P
     (suite,) = read_suite(write_suite(tmp_path, more=OWN))
     assert resolved(suite)["judge"]["attacks"]["strong"]["restarts"] == 2
     assert suite.attacks["strong"] == [PGD(steps=4, loss="margin", restarts=2)]
+    assert suite.attacks["both"][1].batch is None  # type: ignore[attr-defined]
+    (suite,) = read_suite(write_suite(tmp_path, more=OWN), ["judge.engine=reference"])
     assert suite.attacks["both"][1].batch == 8  # type: ignore[attr-defined]
 
 

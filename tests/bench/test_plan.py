@@ -66,7 +66,8 @@ SLF = {f"{verb} {e} SLF" for verb in ("finetune", "evaluate") for e in ENCODERS}
     [
         ("judge.images=20", EVALUATE | THUMBNAILS),
         ("judge.judges=['pgd-3']", EVALUATE),
-        ("judge.batch=9", EVALUATE),
+        ("judge.engine=reference", EVALUATE),
+        ("judge.batch=9", set()),  # our engine draws per image
         ("seeds.judge=1", EVALUATE),
         ("seeds.finetune=1", FINETUNE | EVALUATE),
         ("seeds.pretrain=1", PRETRAIN | FINETUNE | EVALUATE),

@@ -155,7 +155,7 @@ def test_large_images_are_made_smaller_and_floats_are_rounded() -> None:
 def test_examples_are_in_ball_and_box_and_answered_as_the_model_does(norm: Any) -> None:
     model, threat = network(), Threat("1/4", norm=norm)
     images = images_for(model, n=12)
-    attacks = judges(["pgd-5"], 10, 8)["pgd-5"]
+    attacks = judges(["pgd-5"], 10)["pgd-5"]
     given = Subject(images=images, where="probe", seed=1, threat=threat, classifier=model, attacks=attacks)
     found = Examples(images=12).run(given)
     clean, adversarial = (torch.from_numpy(found[name]) for name in ("clean", "adversarial"))
@@ -217,7 +217,7 @@ def test_features_of_adversarial_images_fool_the_classifier() -> None:
     with torch.no_grad():
         answered = classifier()(SPLITS.test.floats(slice(0, 40))).argmax(1)
     images = Images(SPLITS.test.pixels[:40], answered, classes=10, name="as answered")
-    one = subject(images=images, threat=Threat("1/2"), attacks=judges(["pgd-3"], 10, 8)["pgd-3"])
+    one = subject(images=images, threat=Threat("1/2"), attacks=judges(["pgd-3"], 10)["pgd-3"])
     found = Features(images=20, scheme="SLF", attack="pgd-3").run(one)
     assert isinstance(one.classifier, Classifier)
     answers = [

@@ -76,7 +76,7 @@ def known() -> tuple[Tensor, Tensor]:
 
 
 def checked(model: nn.Module, *names: str | Attack, threat: Threat = THREAT, n: int = 96) -> Reliability:
-    trial = Trial(threat=threat, judges=judges(names or ["pgd-20"], 10, 64), batch=64)
+    trial = Trial(threat=threat, judges=judges(names or ["pgd-20"], 10), batch=64)
     return check(model, digits(n), trial, judge(model, digits(n), trial))
 
 
@@ -138,7 +138,7 @@ def test_an_honest_model_is_ok_under_a_black_box_too() -> None:
 def test_the_stored_judgement_of_autoattack_is_ok() -> None:
     """An adversarially trained network with batch norm, and the records of the real AutoAttack, Square included."""
     model = load_classifier(FOLDER / "classifier.safetensors")
-    trial = Trial(threat=stored_threat(), judges=judges(JUDGES, 10, 64), batch=64)
+    trial = Trial(threat=stored_threat(), judges=judges(JUDGES, 10), batch=64)
     of = check(model, digits(IMAGES), trial, pd.read_parquet(FOLDER / "records.parquet"))
     assert of.verdict == "ok", [finding for finding in of.findings if finding.verdict != "ok"]
     assert found(of, "square_gain").found == "Square broke 0 of 96 images that autoattack's gradient attacks had left"
@@ -217,13 +217,13 @@ def test_log_probabilities_are_logits() -> None:
 def test_few_classes_are_told() -> None:
     few = Images(digits().pixels, digits().labels % 2, classes=2, name="parity")
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2)).eval()
-    trial = Trial(threat=THREAT, judges=judges(["pgd-3"], 2, 64))
+    trial = Trial(threat=THREAT, judges=judges(["pgd-3"], 2))
     of = check(model, few, trial, judge(model, few, trial))
     assert "without apgd-t" in found(of, "logits").found
 
 
 def test_points_outside_the_ball_are_found() -> None:
-    model, trial = linear(), Trial(threat=THREAT, judges=judges(["pgd-3", "pgd-5"], 10, 64))
+    model, trial = linear(), Trial(threat=THREAT, judges=judges(["pgd-3", "pgd-5"], 10))
     records = judge(model, digits(), trial)
     records.loc[records.query("judge == 'pgd-5'").index[0], "distance"] = 0.11
     of = check(model, digits(), trial, records)
@@ -295,7 +295,7 @@ def test_checks_are_cheap_repeat_and_leave_the_model_alone() -> None:
     model = Defended(lambda inner, x: inner(x))
     model.train()
     before = [p.grad.clone() if p.grad is not None else torch.zeros(()) for p in model.parameters()]
-    trial = Trial(threat=THREAT, judges=judges(["pgd-3"], 10, 64), batch=64)
+    trial = Trial(threat=THREAT, judges=judges(["pgd-3"], 10), batch=64)
     records = judge(model, digits(), trial)
     one = check(model, digits(), trial, records, part=32)
     assert one == check(model, digits(), replace(trial, batch=7), records, part=32)
@@ -314,9 +314,9 @@ def test_the_cost_is_counted_and_small() -> None:
     images, model = digits(), trained(10, 1)[0]
     with torch.no_grad():
         right = Images(images.pixels, model(images.floats(slice(None))).argmax(1), classes=10, name="right")
-    trial = Trial(threat=THREAT, judges=judges(["pgd-1"], 10, 64))
+    trial = Trial(threat=THREAT, judges=judges(["pgd-1"], 10))
     assert check(model, right, trial, judge(model, right, trial)).passes == cost(len(right)) == PASSES * PART
-    assert cost(10_000) <= 3 * sum(attack.cost(10) for attack in judges(["autoattack"], 10, 64)["autoattack"])
+    assert cost(10_000) <= 3 * sum(attack.cost(10) for attack in judges(["autoattack"], 10)["autoattack"])
 
 
 def test_counts_are_graded_by_what_chance_explains() -> None:

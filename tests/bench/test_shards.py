@@ -94,15 +94,15 @@ def test_an_error_in_a_thread_stops_the_others(tmp_path: Path) -> None:
 
 
 class Grumbling(nn.Module):
-    """A model that answers as it should in its own process, and in a fork at its third call does something else."""
+    """A model that answers as it should in its own process, and in a fork does something else after some calls."""
 
-    def __init__(self, wrong: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, wrong: Callable[[Tensor], Tensor], after: int) -> None:
         super().__init__()
-        self.model, self.wrong, self.calls, self.home = network(), wrong, 0, os.getpid()
+        self.model, self.wrong, self.calls, self.home, self.after = network(), wrong, 0, os.getpid(), after
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += os.getpid() != self.home
-        answer: Tensor = self.wrong(self.model(x)) if self.calls > 20 else self.model(x)
+        answer: Tensor = self.wrong(self.model(x)) if self.calls > self.after else self.model(x)
         return answer
 
 
@@ -114,7 +114,7 @@ def killed(logits: Tensor) -> Tensor:
 def test_after_a_process_died_the_rest_is_the_same_bytes(tmp_path: Path) -> None:
     images, trial = setting("pgd", tmp_path / "kept")
     alone = written(judge(network(), images, replace(trial, keep=None)), tmp_path)
-    model, trial = Grumbling(killed), replace(trial, workers=2, label="one model")
+    model, trial = Grumbling(killed, after=12), replace(trial, workers=2, label="one model")
     model.model.requires_grad_(False)
     with pytest.raises(LostError) as caught:
         judge(model, images, trial)
@@ -144,7 +144,7 @@ def test_errors_of_a_process_are_raised_here(tmp_path: Path) -> None:
         (other, RuntimeError, "(?s)Traceback .* in other.*IndexError: somewhere"),
     ):
         with pytest.raises(kind, match=text):
-            judge(Grumbling(wrong), images, replace(trial, workers=2))
+            judge(Grumbling(wrong, after=1), images, replace(trial, workers=2))
         assert_no_children()
 
 
@@ -241,7 +241,7 @@ def test_what_cannot_be_split_is_refused_in_one_line(monkeypatch: pytest.MonkeyP
     with pytest.raises(UserError, match=r"^workers 2: on cpu of this machine processes cannot be forked, expected 1, "):
         shards.check(2, "cpu")
     shards.check(1, "mps")
-    bench = judges(["pgd-3", "square-50"], 10, 8)
+    bench = judges(["pgd-3", "square-50"], 10)
     assert shards.unsplit(bench, "cpu") == []
     reason = "draws from the one generator of the process, and runs on one device"
     assert shards.unsplit({"all": [PGD(), Square(queries=5)]}, "cuda") == [f"{Square(queries=5).name} {reason}"]

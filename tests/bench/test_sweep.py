@@ -21,7 +21,7 @@ RADII = ("1/25", "0", "1/50", "1/10")
 
 def trial(norm: Any = "linf", **more: Any) -> Trial:
     bench: dict[str, list[Attack]] = {"two": [PGD(steps=2), PGD(steps=5, loss="margin")]}
-    return Trial(threat=Threat("1", norm=norm), judges=judges(["pgd-5"], 10, 8) | bench, **more)
+    return Trial(threat=Threat("1", norm=norm), judges=judges(["pgd-5"], 10) | bench, **more)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -88,7 +88,7 @@ def test_identity_is_the_sources_weights_and_the_attack() -> None:
     assert len(set(found)) == 4
     assert str(identity(Transfer(source=copy.deepcopy(model), attack=fgsm()))) == found[1]
     assert [attack.name for attack in asked[1:]] == ["transfer-fgsm", "transfer-pgd-3", "transfer-simclr-fgsm"]
-    assert list(judges([asked[0]], 10, 8)) == ["transfer-fgsm"]
+    assert list(judges([asked[0]], 10)) == ["transfer-fgsm"]
 
 
 def plain(x: Tensor) -> Tensor:

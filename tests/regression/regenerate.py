@@ -36,7 +36,7 @@ IMAGES = 96
 def judged(model: nn.Module, threat: Threat, names: tuple[str, ...] = JUDGES) -> pd.DataFrame:
     """The quickstart's judge on the first 96 test digits."""
     images = Digits().load().test.take(slice(0, IMAGES))
-    return judge(model, images, Trial(threat=threat, judges=judges(names, 10, IMAGES), seed=0, batch=IMAGES))
+    return judge(model, images, Trial(threat=threat, judges=judges(names, 10), seed=0, batch=IMAGES))
 
 
 def right(found: pd.DataFrame) -> dict[str, dict[int, bool]]:

@@ -50,6 +50,7 @@ def test_frame_holds_every_record_beside_its_cell(runs: Path) -> None:
         "content": "",
         "reliability": "unchecked",
         "findings": "",
+        "designs": "{}",
     }
     types = {"image": "int32", "label": "int16", "right": "bool", "margin": "float32", "passes": "int32"}
     assert {name: str(made[name].dtype) for name in types} == types
