@@ -19,7 +19,7 @@ from robustcl.models.errors import UserError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Answers = Callable[[Tensor], Tensor]
-_TOLERANCE = 1e-4  # of the largest logit: folding rounds otherwise, anything beyond that is another network
+_TOLERANCE = 1e-4  # of how far logits lie apart: folding rounds otherwise, anything beyond that is another network
 
 
 class Lean:
@@ -110,9 +110,12 @@ def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
     """A frozen copy in eval mode, its batch norms folded; None where it answers otherwise."""
     with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
         try:
-            held = copy.deepcopy(model).eval().requires_grad_(False)
+            held = copy.deepcopy(model)
         except Exception:  # what holds a lock, a hook's closure or a graph cannot be copied, and need not be
             return None
+        if not set(held.modules()).isdisjoint(model.modules()):  # a copy of its own making, and no copy
+            return None
+        held.eval().requires_grad_(False)
         expected = model(example)
         pairs = _pairs(held, example)
         _fold(held, pairs)
@@ -133,8 +136,8 @@ def _channels_last(model: nn.Module, example: Tensor) -> bool:
         return False
     with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
         expected = model(example)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with contextlib.suppress(RuntimeError):  # a view of what is no longer in one piece
+        with contextlib.suppress(RuntimeError):  # a view of what is no longer in one piece, a weight of five dimensions
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if _near(model, example.contiguous(memory_format=torch.channels_last), expected):
                 return True
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -143,7 +146,7 @@ def _channels_last(model: nn.Module, example: Tensor) -> bool:
 
 def _near(model: nn.Module, example: Tensor, expected: Tensor) -> bool:
     found = model(example)
-    near = _TOLERANCE * expected.abs().max().clamp_min(1)
+    near = _TOLERANCE * (expected.amax(1) - expected.amin(1)).max()
     return found.shape == expected.shape and bool((found - expected).abs().max() <= near)
 
 
@@ -160,7 +163,7 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
         elif layer.running_mean is not None:
             pairs.extend((before, layer) for before, held in answered if held is given[0])
 
-    names = {part: name for name, part in model.named_modules() if type(part) in _FUSE or isinstance(part, _BatchNorm)}
+    names = {part: name for name, part in model.named_modules() if _foldable(part) or isinstance(part, _BatchNorm)}
     hooks = [part.register_forward_hook(see) for part in names]
     model(example)
     for hook in hooks:
@@ -179,6 +182,11 @@ _FUSE: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.Conv2d: fuse_conv_bn_eval,
     nn.Linear: fuse_linear_bn_eval,
 }
+
+
+def _foldable(layer: nn.Module) -> bool:
+    """Not where a hook makes the weight anew from others in every forward (pruning, weight or spectral norm)."""
+    return type(layer) in _FUSE and "weight" in layer._parameters
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
