@@ -7,7 +7,7 @@ float32, is wrong too: whoever searches with it has to ask (see `bench/judge.py`
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -40,7 +40,7 @@ class Lean:
 
     def answers(self, images: Tensor) -> Tensor:
         """The logits (n, classes), without a graph."""
-        with torch.no_grad(), rounding(self.precision):
+        with torch.no_grad(), self._rounding():
             return self._forward(images)
 
     def gradient(self, images: Tensor, losses: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +49,7 @@ class Lean:
         Where an image has no gradient, it is zero and not an error.
         """
         points = images.detach().requires_grad_()
-        with torch.enable_grad(), rounding(self.precision):
+        with torch.enable_grad(), self._rounding():
             logits = self._forward(points)
             each = losses(logits)
             if each.requires_grad:
@@ -70,17 +70,21 @@ class Lean:
         Where an image has no gradient, it is zero and not an error.
         """
         points = images.detach().requires_grad_()
-        with torch.enable_grad(), rounding(self.precision):
+        with torch.enable_grad(), self._rounding():
             logits = self._forward(points)
 
         def pull(weights: Tensor) -> Tensor:
             found = None
             if logits.requires_grad:
-                with rounding(self.precision):
+                with self._rounding():
                     (found,) = torch.autograd.grad(logits, points, weights, retain_graph=True, allow_unused=True)
             return torch.zeros_like(images) if found is None else found
 
         return logits.detach(), pull
+
+    def _rounding(self) -> AbstractContextManager[None]:
+        """What is not tf32 rounds as whoever searches does: judging is strict, and to say so again takes a while."""
+        return rounding("tf32") if self.precision == "tf32" else nullcontext()
 
     def _forward(self, images: Tensor) -> Tensor:
         images = self.laid_out(images)
@@ -93,17 +97,47 @@ class Lean:
 
 @contextmanager
 def rounding(precision: Precision) -> Iterator[None]:
-    """How CUDA multiplies float32 inside the block: strictly, or with `tf32` in 10 bits, which is torch's default for
-    convolutions. Forward and backward have to lie in one block."""
-    parts: tuple[Any, Any] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [part.allow_tf32 for part in parts]
-    for part in parts:
-        part.allow_tf32 = precision == "tf32"
+    """How float32 is multiplied inside the block: strictly, or on CUDA with `tf32` in 10 bits, which is torch's default
+    for convolutions. Forward and backward have to lie in one block.
+
+    A CPU multiplies in bfloat16 where somebody has set `torch.set_float32_matmul_precision("medium")`, and in no block.
+    """
+    wanted = ("high", True, "tf32") if precision == "tf32" else ("highest", False, "ieee")
+    before = _rounded()
+    _round(wanted[:2], [wanted[2]] * len(before[1]))
     try:
         yield
     finally:
-        for part, held in zip(parts, before, strict=True):
-            part.allow_tf32 = held
+        _round(*before)
+
+
+def _rounded() -> tuple[Any, list[str]]:
+    """What torch's older flags say, where they can be read, and its newer ones."""
+    old = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            old.append(read())
+        except RuntimeError:  # somebody has set the newer flags, and torch refuses to say this in its older terms
+            old.append(None)
+    return old, [part.fp32_precision for part in _parts()]
+
+
+def _round(old: Any, new: Sequence[str]) -> None:
+    matmul, convolutions = old
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    for part, held in zip(_parts(), new, strict=True):
+        part.fp32_precision = held
+
+
+def _parts() -> list[Any]:
+    """Where torch 2.9 and later say it, operation by operation; nothing before."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        return []
+    places: list[Any] = [torch.backends.cudnn, torch.backends.mkldnn]
+    return [torch.backends.cuda.matmul, places[1].matmul, *(getattr(p, op) for p in places for op in ("conv", "rnn"))]
 
 
 def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
