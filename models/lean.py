@@ -149,12 +149,12 @@ def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
             return None
         if not set(held.modules()).isdisjoint(model.modules()):  # a copy of its own making, and no copy
             return None
-        held.eval().requires_grad_(False)
+        _freeze(held)
         expected = model(example)
         pairs = _pairs(held, example)
         _fold(held, pairs)
         if not _near(held, example, expected):  # an answer that goes past its norm as well: fold what can be folded
-            held = copy.deepcopy(model).eval().requires_grad_(False)
+            _freeze(held := copy.deepcopy(model))
             for pair in pairs:
                 before = [(name, held.get_submodule(name)) for name in pair]
                 _fold(held, [pair])
@@ -162,6 +162,12 @@ def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
                     for name, layer in before:
                         _replace(held, name, layer)
         return held if _near(held, example, expected) else None
+
+
+def _freeze(model: nn.Module) -> None:
+    model.eval()
+    for p in model.parameters():  # one by one, since a scripted module has no flag for all
+        p.requires_grad_(False)
 
 
 def _channels_last(model: nn.Module, example: Tensor) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from torch import Tensor, nn
 
 from robustcl.bench import records
 from robustcl.bench.attacks import judges
-from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.evaluate import Trial, count_classes, judge
+from robustcl.bench.judge import Attack
+from robustcl.bench.pgd import PGD
 from robustcl.models.errors import NumberError, UserError
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
@@ -353,6 +357,54 @@ def test_kept_batches_are_of_images_and_not_of_places(tmp_path: Path) -> None:
     wrong[0] = True
     again = judge(moody, images, kept)
     pd.testing.assert_frame_equal(again, judge(moody, images, dataclasses.replace(kept, keep=None)))
+
+
+def test_a_model_that_writes_into_its_images_is_refused() -> None:
+    model = network()
+    images = images_for(model)
+    before = images.pixels.clone()
+    for ask in (lambda m: judge(m, images, trial()), lambda m: count_classes(m, images.pixels)):
+        with pytest.raises(UserError, match="writes into its images") as caught:
+            ask(lambda x: model(x.sub_(0.5)))
+        one_line(caught.value)
+    assert torch.equal(images.pixels, before)
+
+
+@pytest.mark.parametrize("name", ["pgd-3", "apgd-ce"])
+def test_a_scripted_module_is_judged_like_any_other(name: str) -> None:
+    model = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(model)  # type: ignore[no-untyped-call]
+    images = images_for(model)
+    pd.testing.assert_frame_equal(*(judge(each, images, trial(names=(name,))) for each in (model, scripted)))
+
+
+@pytest.mark.parametrize("attack", [PGD(), APGD(steps=20), FAB(steps=20), FAB(targeted=False, steps=20)])
+def test_a_gradient_that_is_no_number_is_no_direction(attack: Attack) -> None:
+    """The root of a pixel that is 0 has no gradient; those of the other pixels still break the image."""
+    model = network()
+    images = images_for(model, wrong=0)
+    images.pixels[:, :, 0, 0] = 0
+    with torch.no_grad():
+        images.labels = model(images.pixels).argmax(1)
+    found = judge(lambda x: model(x.sqrt() ** 2), images, Trial(threat=Threat("1/2"), judges={"it": [attack]}))
+    assert not found.query("judge == 'it'")["right"].any()
+
+
+def test_square_goes_on_where_the_model_answers_no_number() -> None:
+    """It does so where the first pixel went up, as in half of the first points."""
+    model = network()
+    images = images_for(model, wrong=0)
+    images.pixels[:, :, 0, 0] = 0.5
+    with torch.no_grad():
+        images.labels = model(images.pixels).argmax(1)
+
+    def torn(x: Tensor) -> Tensor:
+        return torch.where(x[:, :, 0, 0] > 0.6, torch.nan, model(x))
+
+    found = judge(torn, images, Trial(threat=Threat("1/2"), judges={"it": [Square(queries=300)]}))
+    assert not found.query("judge == 'it'")["right"].any()
 
 
 class Looks(nn.Module):

@@ -191,22 +191,11 @@ def odd(kind: str) -> nn.Module:
     return made[kind]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "layer",
-        "norm",
-        "sequence",
-        "layer twice",
-        "layer elsewhere",
-        "norm twice",
-        "norm elsewhere",
-        "hook",
-        "hook of the norm",
-        "rows",
-        "synchronised",
-    ],
-)
+LAYERS = ["layer", "layer twice", "layer elsewhere", "hook", "rows"]
+NORMS = ["norm", "norm twice", "norm elsewhere", "hook of the norm", "synchronised"]
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, *NORMS, "sequence"])
 def test_what_looks_like_a_pair_and_is_none_answers_as_ever(kind: str) -> None:
     torch.manual_seed(0)
     model, x = odd(kind).double().eval(), torch.rand(2, 3, 6, 6).double()
