@@ -48,7 +48,7 @@ class L1(Mover):
     def begin(self, state: Climb) -> None:
         """The whole radius at once."""
         state.size = torch.full_like(state.best_loss, self.radius)
-        pixels = state.x[0].numel()
+        pixels = state.x.shape[1:].numel()
         if self.shrinking:
             state.support = _support(state.point, state.x)
             state.share = state.support / pixels / _SPARSER
@@ -78,7 +78,7 @@ class L1(Mover):
         self.due = self.wait
         support = _support(state.best, state.x)
         sparser = support / state.support < _DENSE
-        state.share = support / state.x[0].numel() / _SPARSER
+        state.share = support / state.x.shape[1:].numel() / _SPARSER
         smaller = (state.size / _SPARSER).clamp(self.radius / _LEAST_STEP, self.radius)
         state.size = torch.where(sparser, self.radius, smaller)
         state.support = support
