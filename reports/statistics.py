@@ -67,15 +67,18 @@ def weighted_total(seen: ArrayLike, weights: ArrayLike, most: float, level: floa
     Med. 16, 1997, for weighted sums of Poisson counts): the upper one counts one more, seen with the weight `most`, so
     that it holds where nothing was seen: there it is the exact one for a count, about 3.7 `most` at 95 %. Departing
     from the source, a weight w adds w (w - 1) to the variance and not w squared: a finite set is drawn from, and what
-    is drawn for certain is known. Nothing is assumed of where in the strata the unseen are.
+    is drawn for certain is known. For the same reason the upper end is what was seen and a gamma's for the others
+    alone: beside many that are known the gamma of the whole would be a normal, whose tail is too short.
+    Nothing is assumed of where in the strata the unseen are.
     """
     k, w = np.asarray(seen, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     total, spread, tail = float((k * w).sum()), float((k * w * (w - 1)).sum()), (1 - level) / 2
-    low = spread / total * float(gammaincinv(total**2 / spread, tail)) if spread > 0 else total
+    known = float(k.sum())
+    low = max(spread / total * float(gammaincinv(total**2 / spread, tail)), known) if spread > 0 else total
     if most <= 1:
-        return max(low, float(k.sum())), total
-    mean, variance = total + most, spread + most * (most - 1)
-    return max(low, float(k.sum())), variance / mean * float(gammaincinv(mean**2 / variance, 1 - tail))
+        return low, total
+    mean, variance = total - known + most, spread + most * (most - 1)
+    return low, known + variance / mean * float(gammaincinv(mean**2 / variance, 1 - tail))
 
 
 def detectable(n: int, disagree: float = 0.5, level: float = 0.05, power: float = 0.8) -> float:

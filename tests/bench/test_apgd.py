@@ -122,6 +122,20 @@ def test_passes_are_those_that_are_made() -> None:
     assert (broken["passes"] >= 2 * (broken["step"] + 1) + 1).all()
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("shrinking", [False, True])
+def test_all_may_break_at_any_step(norm: Norm, shrinking: bool) -> None:
+    model, images = random(10)
+    seen = set()
+    for number in range(len(images)):  # alone, so that with it nobody is left
+        alone = images.take(torch.tensor([number]))
+        for wide in (1, 4, 40):
+            eps = str(wide * threat(norm).eps / 4)
+            attack = APGD(steps=10, restarts=1, shrinking=shrinking)
+            seen |= set(records(model, alone, attack, threat(norm, eps)).query("not right")["step"])
+    assert {0, 1} <= seen
+
+
 def test_no_radius_changes_nothing() -> None:
     model, images = digits(n=8)
     found = records(model, images, APGD(steps=5, engine="fast"), Threat(0))

@@ -183,6 +183,17 @@ def test_a_total_that_was_seen_in_part() -> None:
     assert weighted_total([3, 2], [1.0, 4.0], 20.0)[1] > high
 
 
+@pytest.mark.parametrize("sure", [0, 6000])
+@pytest.mark.parametrize("chance", [0.04, 0.1, 0.5])
+def test_what_is_known_for_certain_makes_nobody_surer_of_the_rest(sure: int, chance: float) -> None:
+    for hidden in range(1, 120):  # where nothing is seen of them with more than 2.5 %, they must lie within
+        if (1 - chance) ** hidden > 0.025:
+            assert weighted_total([sure, 0], [1.0, 1 / chance], 1 / chance)[1] >= sure + hidden
+    low, high = (weighted_total([sure, 4], [1.0, 1 / chance], 1 / chance)[end] - sure for end in (0, 1))
+    assert low <= 4 / chance < high
+    assert high == pytest.approx(weighted_total([4], [1 / chance], 1 / chance)[1], rel=1e-9)
+
+
 def test_it_stands_under_its_own_name(tmp_path: Path) -> None:
     of = full(400)
     found = run(tmp_path, a=of, b=full(400, 1))
