@@ -113,7 +113,7 @@ def rounding(precision: Precision) -> Iterator[None]:
 
 def _rounded() -> tuple[Any, list[str]]:
     """What torch's older flags say, where they can be read, and its newer ones."""
-    old = []
+    old: list[str | bool | None] = []
     for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
         try:
             old.append(read())

@@ -375,9 +375,10 @@ def test_a_scripted_module_is_judged_like_any_other(name: str) -> None:
     model = network()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        scripted = torch.jit.script(model)  # type: ignore[no-untyped-call]
+        scripted = torch.jit.script(model)
     images = images_for(model)
-    pd.testing.assert_frame_equal(*(judge(each, images, trial(names=(name,))) for each in (model, scripted)))
+    found, expected = (judge(each, images, trial(names=(name,))) for each in (scripted, model))
+    pd.testing.assert_frame_equal(found, expected)
 
 
 @pytest.mark.parametrize("attack", [PGD(), APGD(steps=20), FAB(steps=20), FAB(targeted=False, steps=20)])

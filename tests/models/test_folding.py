@@ -149,14 +149,16 @@ class Centred(nn.Conv2d):
     """A convolution of its own kind."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+        answer: Tensor = self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+        return answer
 
 
 class Doubled(nn.BatchNorm2d):
     """A batch norm of its own kind."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
+        answer: Tensor = 2 * super().forward(x)
+        return answer
 
 
 class Around(nn.Sequential):
