@@ -26,7 +26,7 @@ from robustcl.models.threat import Norm
 from robustcl.models.value import value
 
 NAME, SHARE, LEAST = "aa-estimate", 20, 5
-_BROKEN = 70  # passes on an image that the screening broke, where attacks end at a success; measured on training images
+_BROKEN = 25  # passes on an image that the screening broke, where attacks end at a success; measured on training images
 _FORM = re.compile(rf"{NAME}(?:-(\d+))?")
 
 

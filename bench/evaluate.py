@@ -13,7 +13,7 @@ from robustcl.bench import adversarial, shards
 from robustcl.bench.attacks import identity
 from robustcl.bench.batches import Batches, Note
 from robustcl.bench.estimate import Lottery, is_estimate, refuse
-from robustcl.bench.judge import COLUMNS, Attack, Counted, Judge, frozen, global_draws, margins
+from robustcl.bench.judge import COLUMNS, Attack, Counted, Judge, frozen, global_draws, margins, untouched
 from robustcl.bench.judge import Model as Model
 from robustcl.bench.records import SCHEMA
 from robustcl.models.checkpoint import fingerprint
@@ -87,7 +87,7 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
 def count_classes(model: Model, images: Tensor) -> int:
     """How many classes the model answers for. Errors: `UserError` where it does not answer with logits (n, classes)."""
     with torch.no_grad(), frozen(model), global_draws(images.device, 0, "classes"):
-        logits = model(images.float() / 255 if images.dtype == torch.uint8 else images)
+        logits = untouched(model, images.float() / 255 if images.dtype == torch.uint8 else images)
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise UserError(f"model: answers of shape {shape}, expected logits of shape (n, classes), at least 2 classes")
@@ -203,7 +203,7 @@ def _answers(model: Counted, images: Images, batch: int) -> Tensor:
     parts = []
     for at in range(0, len(images), batch):
         rows = slice(at, min(at + batch, len(images)))
-        logits = model(images.floats(rows))
+        logits = untouched(model, images.floats(rows))
         expected = (len(images.labels[rows]), images.classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

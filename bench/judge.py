@@ -170,6 +170,15 @@ class Attack(ABC):
         """Attack every batch of the judge, confirm what was found, charge the passes, finish the batch."""
 
 
+def untouched(model: Model, images: Tensor) -> Tensor:
+    """The model's answer to `images`. Errors: `UserError` for one that writes into them: nobody else could use them."""
+    given = images.clone()
+    answer = model(given)
+    if not torch.equal(given, images):
+        raise UserError("model: writes into its images, expected one that leaves them as they are; let it clone them")
+    return answer
+
+
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """(n,) the label's logit minus the best other one."""
     own = logits.gather(1, labels[:, None])[:, 0]
@@ -194,7 +203,8 @@ def frozen(model: Any) -> Iterator[None]:
     flags = {p: p.requires_grad for p in model.parameters()}
     held = {buffer: buffer.clone() for buffer in model.buffers()}
     model.eval()
-    model.requires_grad_(False)
+    for p in flags:  # one by one, since a scripted module has no flag for all
+        p.requires_grad_(False)
     try:
         yield
     finally:

@@ -40,11 +40,11 @@ def check(workers: int, device: str, budget: object = None) -> None:
 
 
 def unsplit(judges: Mapping[str, Sequence[Attack]], device: str) -> list[str]:
-    """The attacks that several devices do not share, in a line each: threads have one CPU generator between them."""
+    """The attacks that several devices do not share, in a line each: threads have much between them."""
     if torch.device(device).type == "cpu":
         return []
-    names = dict.fromkeys(attack.name for attacks in judges.values() for attack in attacks if not _keyed(attack))
-    return [f"{name} draws from the one generator of the process, and runs on one device" for name in names]
+    reasons = {attack.name: _alone(attack) for attacks in judges.values() for attack in attacks}
+    return [f"{name} {reason}, and runs on one device" for name, reason in reasons.items() if reason]
 
 
 def run(attack: Attack, court: Judge, workers: int, desk: Batches, order: int, told: Told) -> None:
@@ -55,7 +55,7 @@ def run(attack: Attack, court: Judge, workers: int, desk: Batches, order: int, t
     as this takes. Errors: those of the attack; `LostError` where a process died.
     """
     count = min(workers, -(-len(court.y) // court.batch))
-    if count < 2 or (court.y.is_cuda and not _keyed(attack)):
+    if count < 2 or (court.y.is_cuda and _alone(attack)):
         attack.run(court)
         return
     with TemporaryDirectory() if desk.folder is None else nullcontext() as folder:
@@ -128,6 +128,9 @@ def _copy(court: Judge, device: torch.device) -> Judge:
     return other
 
 
-def _keyed(attack: Attack) -> bool:
-    """Whether the attack draws by image alone."""
-    return bool(getattr(attack, "keyed", False))
+def _alone(attack: Attack) -> str:
+    """Why threads cannot share this attack; empty where they can."""
+    if not getattr(attack, "keyed", False):
+        return "draws from the one generator of the process"
+    # One thread would search in 10 bits while the other judges.
+    return "rounds for the whole process" if getattr(attack, "precision", "") == "tf32" else ""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from robustcl.bench.estimate import Drawn, design_of, estimated, uniforms
+from robustcl.bench.estimate import design_of, estimated, uniforms
 from robustcl.reports.baseline import Row
 from robustcl.reports.check import compare
 from robustcl.reports.estimate import Estimate
@@ -26,24 +26,17 @@ SHARES = (10, 20)
 PHASES = ("apgd-ce", "apgd-t"), ("fab-t", "square")
 
 
-@cache
-def cost() -> dict[str, int]:
-    """The passes of each attack of AutoAttack on an image that it cannot break, as our engine spends them."""
-    drawn = [one for one in estimated(20, CLASSES, engine="fast") if isinstance(one, Drawn)]
-    return {one.name: one.attack.cost(CLASSES, NORM) for one in drawn}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """What is known of every image (n,): right clean, the screen's margin, its passes and those of APGD-CE, and which
-    attack of AutoAttack broke it (empty: none). `truth` is AutoAttack's accuracy."""
+    """What is known of every image (n,): right clean, the screen's margin, which attack of AutoAttack broke it (empty:
+    none), and the passes of the screen and of both phases, as our engine spent them."""
 
     name: str
     image: NDArray[np.int64]
     right: NDArray[np.bool_]
     margin: NDArray[np.float32]
     screen: NDArray[np.int64]
-    first: NDArray[np.int64]
+    passes: tuple[NDArray[np.int64], NDArray[np.int64]]
     broke: NDArray[np.str_]
 
     @property
@@ -59,14 +52,6 @@ class Full:
     def broken(self, phase: int) -> NDArray[np.bool_]:
         """What the attacks of a phase broke, (n,)."""
         return self.right & np.isin(self.broke, PHASES[phase])
-
-    def passes(self, phase: int) -> NDArray[np.float64]:
-        """What a phase spends on each image that it is given, (n,): an image leaves at the attack that breaks it."""
-        names = PHASES[phase]
-        spent = np.full(len(self.image), float(sum(cost()[name] for name in names)))
-        for number, name in enumerate(names):
-            spent[self.broke == name] = sum(cost()[one] for one in names[: number + 1])
-        return np.where(self.broke == "apgd-ce", self.first, spent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +71,7 @@ def read(path: Path) -> Full:
         right=held["right"].to_numpy(dtype=bool),
         margin=held["margin"].to_numpy(),
         screen=held["screen_passes"].to_numpy(dtype=np.int64),
-        first=held["ce_passes"].to_numpy(dtype=np.int64),
+        passes=(held["early"].to_numpy(dtype=np.int64), held["late"].to_numpy(dtype=np.int64)),
         broke=held["broke"].astype(str).to_numpy(dtype=str),
     )
 
@@ -102,7 +87,7 @@ def drawing(full: Full, share: int) -> Callable[[int], Draw]:
     design = design_of(estimated(share, CLASSES, engine="fast"), full.margin[full.right], CLASSES, NORM, 0)
     margins, n, right = np.nan_to_num(full.margin), len(full.image), int(full.right.sum())
     chances = [np.where(full.right, design.chances(phase, margins), 0.0) for phase in range(2)]
-    broken, passes = ([of(phase) for phase in range(2)] for of in (full.broken, full.passes))
+    broken, passes = [full.broken(phase) for phase in range(2)], full.passes
     open_ = [full.right, full.right & ~broken[0]]
     whole = sum(float(passes[phase][open_[phase]].sum()) for phase in range(2))
 

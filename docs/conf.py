@@ -15,7 +15,7 @@ author = project_copyright = "The robustcl developers"
 version = release = robustcl.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_copybutton"]
-exclude_patterns = ["results/*/*", "rendering"]
+exclude_patterns = ["results/*/*", "benchmarks/*/*", "rendering"]
 nitpicky = True
 # What other libraries and the standard one define is not looked up: that would need the network.
 nitpick_ignore_regex = [("py:.*", r"(?!robustcl\.).*|.*\._\w+")]

@@ -5,6 +5,7 @@ copied, and an entry costs a few operations per layer. A network that stays as i
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,21 +18,34 @@ from robustcl.models.routing import RoutedBatchNorm
 
 Layer = nn.Conv2d | nn.Linear
 Norm = _BatchNorm | RoutedBatchNorm
+_NORMS = (_BatchNorm, nn.SyncBatchNorm, RoutedBatchNorm)
 
 
 def pairs(module: nn.Module) -> list[tuple[Layer, Norm]]:
     """Each layer below `module` with the batch norm that alone receives its answer.
 
-    They are neighbours in a sequence, or a block says so in `FOLDS`, by the names of its parts.
+    They are neighbours in a sequence, or a block says so in `FOLDS`, by the names of its parts. What has a forward or
+    hooks of its own, or stands at several places, is left as it is.
     """
+    places = Counter(part for _, part in module.named_modules(remove_duplicate=False))
     found: list[tuple[Layer, Norm]] = []
     for part in module.modules():
-        inside = list(part) if isinstance(part, nn.Sequential) else []
+        inside = list(part) if isinstance(part, nn.Sequential) and _as_written(part, nn.Sequential) else []
         named = [(getattr(part, layer), getattr(part, norm)) for layer, norm in getattr(part, "FOLDS", ())]
         for layer, norm in [*itertools.pairwise(inside), *named]:
-            if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(norm, _BatchNorm | RoutedBatchNorm):
+            plain = _as_written(layer, nn.Conv2d, nn.Linear) and _as_written(norm, *_NORMS)
+            if plain and places[layer] == places[norm] == 1 and not _hooked(layer) and not _hooked(norm):
                 found.append((layer, norm))
     return found
+
+
+def _as_written(part: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Whether it answers as one of these does."""
+    return any(isinstance(part, kind) and type(part).forward is kind.forward for kind in kinds)
+
+
+def _hooked(part: nn.Module) -> bool:
+    return bool(part._forward_hooks or part._forward_pre_hooks)
 
 
 @contextmanager
@@ -69,7 +83,8 @@ class Folded:
 
     def _answer(self, x: Tensor) -> Tensor:
         branch = _branch(self.norm)
-        if branch.training or branch.running_mean is None:
+        across = isinstance(self.layer, nn.Linear) and x.dim() != 2  # its answer is normed along another dimension
+        if across or branch.training or branch.running_mean is None:
             return self.plain[0](x)
         if branch not in self.held:
             self.held[branch] = fold(self.layer, branch, x)

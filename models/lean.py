@@ -7,7 +7,7 @@ float32, is wrong too: whoever searches with it has to ask (see `bench/judge.py`
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from robustcl.models.errors import UserError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Answers = Callable[[Tensor], Tensor]
-_TOLERANCE = 1e-4  # of the largest logit: folding rounds otherwise, anything beyond that is another network
+_TOLERANCE = 1e-4  # of how far logits lie apart: folding rounds otherwise, anything beyond that is another network
 
 
 class Lean:
@@ -40,7 +40,7 @@ class Lean:
 
     def answers(self, images: Tensor) -> Tensor:
         """The logits (n, classes), without a graph."""
-        with torch.no_grad(), rounding(self.precision):
+        with torch.no_grad(), self._rounding():
             return self._forward(images)
 
     def gradient(self, images: Tensor, losses: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
@@ -49,7 +49,7 @@ class Lean:
         Where an image has no gradient, it is zero and not an error.
         """
         points = images.detach().requires_grad_()
-        with torch.enable_grad(), rounding(self.precision):
+        with torch.enable_grad(), self._rounding():
             logits = self._forward(points)
             each = losses(logits)
             if each.requires_grad:
@@ -70,17 +70,21 @@ class Lean:
         Where an image has no gradient, it is zero and not an error.
         """
         points = images.detach().requires_grad_()
-        with torch.enable_grad(), rounding(self.precision):
+        with torch.enable_grad(), self._rounding():
             logits = self._forward(points)
 
         def pull(weights: Tensor) -> Tensor:
             found = None
             if logits.requires_grad:
-                with rounding(self.precision):
+                with self._rounding():
                     (found,) = torch.autograd.grad(logits, points, weights, retain_graph=True, allow_unused=True)
             return torch.zeros_like(images) if found is None else found
 
         return logits.detach(), pull
+
+    def _rounding(self) -> AbstractContextManager[None]:
+        """What is not tf32 rounds as whoever searches does: judging is strict, and to say so again takes a while."""
+        return rounding("tf32") if self.precision == "tf32" else nullcontext()
 
     def _forward(self, images: Tensor) -> Tensor:
         images = self.laid_out(images)
@@ -93,31 +97,64 @@ class Lean:
 
 @contextmanager
 def rounding(precision: Precision) -> Iterator[None]:
-    """How CUDA multiplies float32 inside the block: strictly, or with `tf32` in 10 bits, which is torch's default for
-    convolutions. Forward and backward have to lie in one block."""
-    parts: tuple[Any, Any] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [part.allow_tf32 for part in parts]
-    for part in parts:
-        part.allow_tf32 = precision == "tf32"
+    """How float32 is multiplied inside the block: strictly, or on CUDA with `tf32` in 10 bits, which is torch's default
+    for convolutions. Forward and backward have to lie in one block.
+
+    A CPU multiplies in bfloat16 where somebody has set `torch.set_float32_matmul_precision("medium")`, and in no block.
+    """
+    wanted = ("high", True, "tf32") if precision == "tf32" else ("highest", False, "ieee")
+    before = _rounded()
+    _round(wanted[:2], [wanted[2]] * len(before[1]))
     try:
         yield
     finally:
-        for part, held in zip(parts, before, strict=True):
-            part.allow_tf32 = held
+        _round(*before)
+
+
+def _rounded() -> tuple[Any, list[str]]:
+    """What torch's older flags say, where they can be read, and its newer ones."""
+    old = []
+    for read in (torch.get_float32_matmul_precision, lambda: torch.backends.cudnn.allow_tf32):
+        try:
+            old.append(read())
+        except RuntimeError:  # somebody has set the newer flags, and torch refuses to say this in its older terms
+            old.append(None)
+    return old, [part.fp32_precision for part in _parts()]
+
+
+def _round(old: Any, new: Sequence[str]) -> None:
+    matmul, convolutions = old
+    if matmul is not None:
+        torch.set_float32_matmul_precision(matmul)
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    for part, held in zip(_parts(), new, strict=True):
+        part.fp32_precision = held
+
+
+def _parts() -> list[Any]:
+    """Where torch 2.9 and later say it, operation by operation; nothing before."""
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        return []
+    places: list[Any] = [torch.backends.cudnn, torch.backends.mkldnn]
+    return [torch.backends.cuda.matmul, places[1].matmul, *(getattr(p, op) for p in places for op in ("conv", "rnn"))]
 
 
 def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
     """A frozen copy in eval mode, its batch norms folded; None where it answers otherwise."""
     with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
         try:
-            held = copy.deepcopy(model).eval().requires_grad_(False)
+            held = copy.deepcopy(model)
         except Exception:  # what holds a lock, a hook's closure or a graph cannot be copied, and need not be
             return None
+        if not set(held.modules()).isdisjoint(model.modules()):  # a copy of its own making, and no copy
+            return None
+        _freeze(held)
         expected = model(example)
         pairs = _pairs(held, example)
         _fold(held, pairs)
         if not _near(held, example, expected):  # an answer that goes past its norm as well: fold what can be folded
-            held = copy.deepcopy(model).eval().requires_grad_(False)
+            _freeze(held := copy.deepcopy(model))
             for pair in pairs:
                 before = [(name, held.get_submodule(name)) for name in pair]
                 _fold(held, [pair])
@@ -127,14 +164,20 @@ def lighter(model: nn.Module, example: Tensor) -> nn.Module | None:
         return held if _near(held, example, expected) else None
 
 
+def _freeze(model: nn.Module) -> None:
+    model.eval()
+    for p in model.parameters():  # one by one, since a scripted module has no flag for all
+        p.requires_grad_(False)
+
+
 def _channels_last(model: nn.Module, example: Tensor) -> bool:
     """Put the model into this order, where its images have channels and it answers the same in it."""
     if example.dim() != 4:
         return False
     with torch.no_grad(), torch.random.fork_rng(devices=[example.device] if example.is_cuda else []):
         expected = model(example)
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with contextlib.suppress(RuntimeError):  # a view of what is no longer in one piece
+        with contextlib.suppress(RuntimeError):  # a view of what is no longer in one piece, a weight of five dimensions
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if _near(model, example.contiguous(memory_format=torch.channels_last), expected):
                 return True
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
@@ -143,7 +186,7 @@ def _channels_last(model: nn.Module, example: Tensor) -> bool:
 
 def _near(model: nn.Module, example: Tensor, expected: Tensor) -> bool:
     found = model(example)
-    near = _TOLERANCE * expected.abs().max().clamp_min(1)
+    near = _TOLERANCE * (expected.amax(1) - expected.amin(1)).max()
     return found.shape == expected.shape and bool((found - expected).abs().max() <= near)
 
 
@@ -160,7 +203,7 @@ def _pairs(model: nn.Module, example: Tensor) -> list[tuple[str, str]]:
         elif layer.running_mean is not None:
             pairs.extend((before, layer) for before, held in answered if held is given[0])
 
-    names = {part: name for name, part in model.named_modules() if type(part) in _FUSE or isinstance(part, _BatchNorm)}
+    names = {part: name for name, part in model.named_modules() if _foldable(part) or isinstance(part, _BatchNorm)}
     hooks = [part.register_forward_hook(see) for part in names]
     model(example)
     for hook in hooks:
@@ -179,6 +222,11 @@ _FUSE: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.Conv2d: fuse_conv_bn_eval,
     nn.Linear: fuse_linear_bn_eval,
 }
+
+
+def _foldable(layer: nn.Module) -> bool:
+    """Not where a hook makes the weight anew from others in every forward (pruning, weight or spectral norm)."""
+    return type(layer) in _FUSE and "weight" in layer._parameters
 
 
 def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:

@@ -115,16 +115,17 @@ def rows_of(records: pd.DataFrame) -> tuple[Row, ...]:
     clean = shown[shown["judge"] == CLEAN].groupby("stage", observed=True)
     labels = {stage: of.drop_duplicates("image").set_index("image")["label"] for stage, of in clean}
     trust = numbers.drop_duplicates(["stage", "judge"]).set_index(["stage", "judge"])
+    parts: list[tuple[pd.DataFrame, Estimate | None]] = [
+        (part, None) for _, part in answers.groupby(keys, observed=True, sort=False, dropna=False)
+    ]
+    for cell, judge, right, of in estimated(shown):
+        held = cell.loc[cell.index.repeat(len(right))].assign(judge=judge, image=right.index, right=right.to_numpy())
+        parts.append((held, of))
     made = []
-    for _, part in answers.groupby(keys, observed=True, sort=False, dropna=False):
-        part = part.sort_values("image")
+    for held, estimate in parts:
+        part = held.sort_values("image")
         stage, judge = part["stage"].iloc[0], part["judge"].iloc[0]
         label = labels[stage].reindex(part["image"]).to_numpy(dtype=np.int16)
-        made.append(_row(part, label, trust.loc[(stage, judge)]))
-    for cell, judge, right, estimate in estimated(shown):
-        stage, right = cell["stage"].iloc[0], right.sort_index()
-        part = cell.loc[cell.index.repeat(len(right))].assign(judge=judge, image=right.index, right=right.to_numpy())
-        label = labels[stage].reindex(right.index).to_numpy(dtype=np.int16)
         made.append(replace(_row(part, label, trust.loc[(stage, judge)]), estimate=estimate))
     return _distinct(made)
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from robustcl.bench.autoattack.projections import changes, lengths, slopes
 from robustcl.bench.autoattack.search import Claims, Rows, Search
-from robustcl.models.lean import rounding
 
 _LARGEST = 0.1  # how much of the image's own way is mixed in, at most
 _OVERSHOOT = 1.05
@@ -116,14 +115,13 @@ def _nearest_plane(search: Search, state: Chase) -> tuple[Tensor, Tensor]:
 
 def _towards(search: Search, state: Chase, gap: Tensor, weights: Tensor) -> Tensor:
     """The next points (m, d): past the hyperplane, a little towards where it is nearest to the image."""
-    with rounding("float32"):
-        # Both the point and the image go to one hyperplane; how far the image is from it follows from the point.
-        points = torch.stack([state.point, state.x], 1)
-        beyond = torch.bmm(weights[:, None], points.transpose(1, 2))[:, 0]
-        gaps = torch.stack([gap, gap + beyond[:, 1] - beyond[:, 0]], 1)
-        ways, far = changes(search.threat.norm, points, weights, gaps)
-        far = far.clamp_min(_SHORTEST)
-        share = (far[:, :1] / far.sum(1, keepdim=True)).clamp_max(_LARGEST)
-        mixed = torch.lerp(state.point, state.x, share)
-        shares = torch.stack([1 - share, share], 2)
-        return torch.baddbmm(mixed[:, None], _OVERSHOOT * shares, ways)[:, 0].clamp_(0, 1)
+    # Both the point and the image go to one hyperplane; how far the image is from it follows from the point.
+    points = torch.stack([state.point, state.x], 1)
+    beyond = torch.bmm(weights[:, None], points.transpose(1, 2))[:, 0]
+    gaps = torch.stack([gap, gap + beyond[:, 1] - beyond[:, 0]], 1)
+    ways, far = changes(search.threat.norm, points, weights, gaps)
+    far = far.clamp_min(_SHORTEST)
+    share = (far[:, :1] / far.sum(1, keepdim=True)).clamp_max(_LARGEST)
+    mixed = torch.lerp(state.point, state.x, share)
+    shares = torch.stack([1 - share, share], 2)
+    return torch.baddbmm(mixed[:, None], _OVERSHOOT * shares, ways)[:, 0].clamp_(0, 1)

@@ -73,6 +73,7 @@ class Search:
         for _ in range(samples - 1):
             logits, each, gradient = self.model.gradient(points, losses)
             total = total + gradient
+        total = total.nan_to_num_(0, 0, 0)  # no number, no direction
         return logits, each, total / samples if samples > 1 else total
 
     def pullback(self, at: Tensor, points: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -82,7 +83,7 @@ class Search:
 
         def booked(weights: Tensor) -> Tensor:
             self.book(at, 1)
-            return pull(weights)
+            return pull(weights).nan_to_num_(0, 0, 0)
 
         return logits, booked
 

@@ -69,7 +69,7 @@ def _run(search: Search, queries: int, moves: Proposals, at: Tensor) -> Hunt:
         search.book(state.at[~stays], state.asked[~stays])
         state.keep(stays)
 
-    state.margin = _margins(search.model.answers(images(state.point)), state.y)
+    state.margin = _margins(search.model.answers(images(state.point)), state.y).nan_to_num_(torch.inf, torch.inf)
     settle(state.margin <= 0, 0)
     for query in range(queries):
         if not len(state.at):
@@ -77,7 +77,7 @@ def _run(search: Search, queries: int, moves: Proposals, at: Tensor) -> Hunt:
         moves.propose(state, query)
         margin = _asked(search, state, moves)
         better = margin < state.margin
-        state.margin = torch.minimum(margin, state.margin)
+        state.margin = torch.where(better, margin, state.margin)  # the minimum, and never what is no number
         moves.back(state, better)
         if search.every > 1 or not float(margin.min()) > 0:
             settle(better & (margin <= 0), query + 1)

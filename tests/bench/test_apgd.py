@@ -143,6 +143,16 @@ def test_no_radius_changes_nothing() -> None:
     assert found["distance"].max() == 0
 
 
+@pytest.mark.parametrize("shrinking", [True, False])
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_nobody_may_be_left_at_any_step(norm: Norm, shrinking: bool) -> None:
+    """Every single image, so that the last one leaves at every kind of step: at the start, between and at a look."""
+    model, images = digits()
+    for row in range(0, len(images), 3):
+        found = records(model, images.take(slice(row, row + 1)), APGD(steps=12, shrinking=shrinking), threat(norm))
+        assert len(found) <= 1
+
+
 def test_losses_are_the_packages() -> None:
     logits = torch.randn(40, 7, generator=torch.Generator().manual_seed(1))
     labels, goals = torch.arange(40) % 7, torch.arange(3, 43) % 7

@@ -22,7 +22,7 @@ from robustcl.reports.verdicts import summary
 from tests.bench.tiny import images_for, network, one_line, write_suite
 
 THREAT = Threat("1/60")
-COSTS = Costs(phases=[2033, 7733], screen=64, broken=70)
+COSTS = Costs(phases=[2033, 7733], screen=64, broken=25)
 
 
 def quick(share: int = 40) -> Any:

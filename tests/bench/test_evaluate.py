@@ -1,8 +1,10 @@
 """`judge`: the records, what it refuses, what it leaves as it was, and restarts."""
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ from torch import Tensor, nn
 
 from robustcl.bench import records
 from robustcl.bench.attacks import judges
-from robustcl.bench.evaluate import Trial, judge
+from robustcl.bench.autoattack.attacks import APGD, FAB, Square
+from robustcl.bench.evaluate import Trial, count_classes, judge
+from robustcl.bench.judge import Attack
+from robustcl.bench.pgd import PGD
 from robustcl.models.errors import NumberError, UserError
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
@@ -354,21 +359,112 @@ def test_kept_batches_are_of_images_and_not_of_places(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again, judge(moody, images, dataclasses.replace(kept, keep=None)))
 
 
-def test_float32_is_strict_while_judging_and_as_it_was_after() -> None:
-    seen: list[tuple[bool, bool]] = []
+def test_a_model_that_writes_into_its_images_is_refused() -> None:
+    model = network()
+    images = images_for(model)
+    before = images.pixels.clone()
+    for ask in (lambda m: judge(m, images, trial()), lambda m: count_classes(m, images.pixels)):
+        with pytest.raises(UserError, match="writes into its images") as caught:
+            ask(lambda x: model(x.sub_(0.5)))
+        one_line(caught.value)
+    assert torch.equal(images.pixels, before)
 
-    class Looks(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network()
 
-        def forward(self, x: Tensor) -> Tensor:
-            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
-            answer: Tensor = self.net(x)
-            return answer
+@pytest.mark.parametrize("name", ["pgd-3", "apgd-ce"])
+def test_a_scripted_module_is_judged_like_any_other(name: str) -> None:
+    model = network()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted = torch.jit.script(model)  # type: ignore[no-untyped-call]
+    images = images_for(model)
+    pd.testing.assert_frame_equal(*(judge(each, images, trial(names=(name,))) for each in (model, scripted)))
 
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    assert any(before), "torch's default rounds convolutions"
-    judge(Looks(), images_for(network()), Trial(threat=Threat("1/10"), judges=judges(["pgd-2"], 10)))
-    assert set(seen) == {(False, False)}
-    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+
+@pytest.mark.parametrize("attack", [PGD(), APGD(steps=20), FAB(steps=20), FAB(targeted=False, steps=20)])
+def test_a_gradient_that_is_no_number_is_no_direction(attack: Attack) -> None:
+    """The root of a pixel that is 0 has no gradient; those of the other pixels still break the image."""
+    model = network()
+    images = images_for(model, wrong=0)
+    images.pixels[:, :, 0, 0] = 0
+    with torch.no_grad():
+        images.labels = model(images.pixels).argmax(1)
+    found = judge(lambda x: model(x.sqrt() ** 2), images, Trial(threat=Threat("1/2"), judges={"it": [attack]}))
+    assert not found.query("judge == 'it'")["right"].any()
+
+
+def test_square_goes_on_where_the_model_answers_no_number() -> None:
+    """It does so where the first pixel went up, as in half of the first points."""
+    model = network()
+    images = images_for(model, wrong=0)
+    images.pixels[:, :, 0, 0] = 0.5
+    with torch.no_grad():
+        images.labels = model(images.pixels).argmax(1)
+
+    def torn(x: Tensor) -> Tensor:
+        return torch.where(x[:, :, 0, 0] > 0.6, torch.nan, model(x))
+
+    found = judge(torn, images, Trial(threat=Threat("1/2"), judges={"it": [Square(queries=300)]}))
+    assert not found.query("judge == 'it'")["right"].any()
+
+
+class Looks(nn.Module):
+    """A model that notes how torch multiplies while it answers, and how far a product of its own is off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.seen, self.off = network(), set[tuple[Any, ...]](), 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        cuda = torch.backends.cuda.matmul.allow_tf32
+        self.seen.add((torch.backends.cudnn.allow_tf32, cuda, torch.get_float32_matmul_precision()))
+        a, b = torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(0))
+        self.off = max(self.off, float((a.double() @ b.double() - a @ b).abs().max()))
+        answer: Tensor = self.net(x)
+        return answer
+
+
+def flags() -> list[Any]:
+    """How torch multiplies: in the older terms, where it says so, and in the newer."""
+    backends: Any = torch.backends
+    found = [backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision]
+    found += [backends.mkldnn.matmul.fp32_precision, backends.mkldnn.conv.fp32_precision]
+    with contextlib.suppress(RuntimeError):
+        found += [torch.get_float32_matmul_precision()]
+    return found
+
+
+@pytest.fixture
+def flags_after() -> Iterator[None]:
+    """torch's own flags come back."""
+    yield
+    backends: Any = torch.backends
+    backends.fp32_precision = "none"
+    torch.set_float32_matmul_precision("highest")
+    for place in (backends.cudnn, backends.mkldnn):
+        place.conv.fp32_precision = place.rnn.fp32_precision = "none"
+    backends.cudnn.allow_tf32 = True
+
+
+def _everywhere() -> None:
+    torch.backends.fp32_precision = "tf32"  # type: ignore[attr-defined]
+
+
+def _on_cuda() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def _in_old_terms(precision: str) -> Callable[[], None]:
+    return lambda: torch.set_float32_matmul_precision(precision)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch before 2.9")
+@pytest.mark.parametrize("asked", [lambda: None, _in_old_terms("high"), _in_old_terms("medium"), _everywhere, _on_cuda])
+@pytest.mark.usefixtures("flags_after")
+def test_float32_is_strict_while_judging_and_as_it_was_after(asked: Callable[[], None]) -> None:
+    """However torch was asked to round: a CPU multiplies in bfloat16 at `medium`."""
+    asked()
+    before, model = flags(), Looks()
+    judge(model, images_for(network()), Trial(threat=Threat("1/10"), judges=judges(["pgd-2"], 10)))
+    assert model.seen == {(False, False, "highest")}
+    assert model.off < 1e-4
+    assert flags()[: len(before)] == before

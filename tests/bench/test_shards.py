@@ -244,7 +244,10 @@ def test_what_cannot_be_split_is_refused_in_one_line(monkeypatch: pytest.MonkeyP
     bench = judges(["pgd-3", "square-50"], 10)
     assert shards.unsplit(bench, "cpu") == []
     reason = "draws from the one generator of the process, and runs on one device"
-    assert shards.unsplit({"all": [PGD(), Square(queries=5)]}, "cuda") == [f"{Square(queries=5).name} {reason}"]
+    both = [PGD(), Square(queries=5, engine="reference")]
+    assert shards.unsplit({"all": both}, "cuda") == [f"square-5 {reason}"]
+    reason = "rounds for the whole process, and runs on one device"
+    assert shards.unsplit({"all": [APGD(), APGD(precision="tf32", steps=9)]}, "cuda") == [f"apgd-ce-9 {reason}"]
 
 
 def test_evaluations_take_the_workers_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:

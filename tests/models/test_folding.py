@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from robustcl.models.architectures.resnet import ResNet
@@ -142,3 +143,69 @@ def test_a_layer_without_its_norm_behind_it_is_no_pair() -> None:
     free = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1))
     assert pairs(free) == []
     assert len(pairs(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)))) == 1
+
+
+class Centred(nn.Conv2d):
+    """A convolution of its own kind."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), self.bias)
+
+
+class Doubled(nn.BatchNorm2d):
+    """A batch norm of its own kind."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Around(nn.Sequential):
+    """A sequence that goes past its norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self[0](x)
+        normed: Tensor = self[1](y)
+        return y + normed
+
+
+def odd(kind: str) -> nn.Module:
+    """What looks like a layer and its batch norm and is more than that."""
+    conv, norm, other = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+    if kind == "hook":
+        conv.register_forward_hook(lambda layer, given, answer: 2 * answer)
+    if kind == "hook of the norm":
+        norm.register_forward_pre_hook(lambda layer, given: (given[0] + 1,))
+    made: dict[str, nn.Module] = {
+        "layer": nn.Sequential(Centred(3, 3, 3), norm),
+        "norm": nn.Sequential(conv, Doubled(3)),
+        "sequence": Around(conv, norm),
+        "layer twice": nn.Sequential(conv, norm, conv, other),
+        "layer elsewhere": nn.Sequential(conv, nn.ReLU(), conv, norm),
+        "norm twice": nn.Sequential(conv, norm, nn.Conv2d(3, 3, 3), norm),
+        "norm elsewhere": nn.Sequential(conv, norm, nn.ReLU(), norm),
+        "hook": nn.Sequential(conv, norm),
+        "hook of the norm": nn.Sequential(conv, norm),
+        "rows": nn.Sequential(nn.Flatten(2), nn.Linear(36, 3), nn.BatchNorm1d(3)),
+        "synchronised": nn.Sequential(conv, nn.SyncBatchNorm(3)),
+    }
+    return made[kind]
+
+
+LAYERS = ["layer", "layer twice", "layer elsewhere", "hook", "rows"]
+NORMS = ["norm", "norm twice", "norm elsewhere", "hook of the norm", "synchronised"]
+
+
+@pytest.mark.parametrize("kind", [*LAYERS, *NORMS, "sequence"])
+def test_what_looks_like_a_pair_and_is_none_answers_as_ever(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = odd(kind).double().eval(), torch.rand(2, 3, 6, 6).double()
+    for part in model.modules():
+        if isinstance(part, _BatchNorm):
+            assert part.running_mean is not None
+            part.running_mean.uniform_(-0.5, 0.5)
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+    with torch.no_grad():
+        expected = model(x)
+        with folded(model):
+            torch.testing.assert_close(model(x), expected)
+        torch.testing.assert_close(model(x), expected)

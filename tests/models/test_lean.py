@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from robustcl.models.architectures.resnet import ResNet
 from robustcl.models.architectures.tiny import Tiny
@@ -118,6 +119,49 @@ def moved(model: Shared) -> Shared:
     return model.eval()
 
 
+def pruned(layer: nn.Conv2d) -> None:
+    prune.l1_unstructured(layer, "weight", 0.3)
+
+
+@pytest.mark.parametrize("change", [pruned, torch.nn.utils.spectral_norm])
+def test_a_layer_whose_weight_is_made_anew_in_every_forward_keeps_its_norm(change: Any) -> None:
+    model, images = (
+        nn.Sequential(nn.Conv2d(3, 3, 1), moved(Shared()).bn, nn.Flatten(), nn.Linear(48, 2)).eval(),
+        torch.rand(2, 3, 4, 4),
+    )
+    change(model[0])
+    with torch.no_grad():
+        expected = model(images)
+        found = lighter(model, images)
+        assert found is not None
+        assert len(norms(found)) == 1
+        torch.testing.assert_close(found(images), expected)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0])
+def test_a_fold_at_a_wrong_place_is_seen_however_small_the_logits(scale: float) -> None:
+    class Small(Residual):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * scale + 1000 * scale
+
+    found = lighter(moved(Small()).double(), torch.rand(2, 3, 4, 4).double())
+    assert found is not None
+    assert len(norms(found)) == 1
+
+
+class Shares(Shared):
+    """A model whose copy is itself."""
+
+    def __deepcopy__(self, memo: Any) -> "Shares":
+        return self
+
+
+def test_a_copy_that_shares_its_layers_with_the_model_is_none() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), Shares()).eval()
+    assert lighter(model, torch.rand(2, 3, 4, 4)) is None
+    assert len(norms(model)) == 2
+
+
 def test_a_layer_that_is_called_twice_keeps_its_norm() -> None:
     found = lighter(moved(Shared()), torch.rand(2, 3, 4, 4))
     assert found is not None
@@ -165,6 +209,14 @@ def test_a_model_that_views_its_images_keeps_their_order_in_memory(first: bool) 
     assert not lean.last
     torch.testing.assert_close(lean.answers(images), model(images))
     torch.testing.assert_close(lean.answers(images.contiguous(memory_format=torch.channels_last)), model(images))
+
+
+def test_a_model_with_a_weight_of_five_dimensions_keeps_the_order_of_its_images() -> None:
+    model = nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2)).eval()
+    lean = Lean(model, images := torch.rand(2, 3, 4, 4))
+    assert lean.copied
+    assert not lean.last
+    torch.testing.assert_close(lean.answers(images), model(images))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
