@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from robustcl.models.errors import UserError
 from robustcl.models.value import read, value
 
 Floats = NDArray[np.float64]
@@ -43,7 +44,20 @@ class Design:
     seed: int
     edges: tuple[float, ...]
     phases: tuple[Phase, ...]
-    version: int = 1
+    version: Literal[1] = 1
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        count = len(self.edges) + 1
+        before = np.ones(count)
+        if not self.phases or (np.diff(self.edges) < 0).any():
+            raise ValueError("is damaged, expected phases, and edges that rise")
+        for phase in self.phases:
+            here = np.array(phase.chances)
+            if not phase.attacks or len(here) != count or not ((here > 0) & (here <= before)).all():
+                raise ValueError(f"chances {here.tolist()} are wrong, expected {count} in (0, 1], in no phase larger")
+            before = here
+        return self
 
     def chances(self, phase: int, margins: ArrayLike) -> Floats:
         """(n,) the probability that images of these screen margins are drawn for a phase, counted from 0."""
@@ -56,9 +70,11 @@ class Design:
         return min(self.phases[-1].chances)
 
 
-def read_design(table: Mapping[str, Any], where: str) -> Design:
-    """A `Design` from what `plain` made of one. Errors: `UserError` that names `where`."""
-    return read(Design, table, where)
+def read_designs(tables: Any, where: str) -> dict[str, Design]:
+    """Judge -> its `Design`, from what `plain` made of them. Errors: `UserError` that names `where`."""
+    if not isinstance(tables, Mapping) or not all(isinstance(of, Mapping) for of in tables.values()):
+        raise UserError(f"{where}: designs are damaged, expected a table for each judge that is an estimate")
+    return {str(judge): read(Design, of, where) for judge, of in tables.items()}
 
 
 def strata(margins: ArrayLike, edges: Sequence[float]) -> NDArray[np.intp]:

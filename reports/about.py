@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustcl.bench.design import Design, read_design
+from robustcl.bench.design import Design, read_designs
 from robustcl.bench.findings import Reliability, read_reliability
 from robustcl.bench.records import ABOUT
 from robustcl.models.errors import UserError
@@ -46,5 +46,5 @@ def read_about(path: str | Path) -> About:
         fingerprints=held.get("fingerprints", {}),
         protocol=held.get("protocol", {}),
         reliability=read_reliability(checked, f"{path}") if checked else None,
-        designs={str(judge): read_design(of, f"{path}") for judge, of in held.get("designs", {}).items()},
+        designs=read_designs(held.get("designs", {}), f"{path}"),
     )

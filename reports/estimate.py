@@ -82,7 +82,9 @@ def estimates(
             continue
         if judge not in designs:
             raise UserError(f"{where}: nothing says how '{judge}' drew its images, expected the file as it was written")
-        found[judge] = _estimate(rows, right, len(clean), designs[judge], f"{where}: judge '{judge}'")
+        found[judge] = _estimate(
+            rows, right, len(clean), _of(attacks, designs[judge], where), f"{where}: judge '{judge}'"
+        )
     return found
 
 
@@ -99,6 +101,14 @@ def from_table(held: Mapping[str, Any]) -> Estimate:
     if not all(0 < chance <= 1 for chance in (*seen, least)):
         raise ValueError("chances outside (0, 1]")
     return Estimate(n=int(held["n"]), right=int(held["right"]), broken=seen, least=least)
+
+
+def _of(attacks: Sequence[str], design: Design, where: str) -> Design:
+    """The design, where it is one of these attacks: breaks by what it does not name would count as none."""
+    told = [design.screen, *(attack for phase in design.phases for attack in phase.attacks)]
+    if told != list(attacks):
+        raise UserError(f"{where}: a design of {', '.join(told)}, expected one of {', '.join(attacks)}")
+    return design
 
 
 def _estimate(rows: pd.DataFrame, right: pd.Index, n: int, design: Design, where: str) -> Estimate:

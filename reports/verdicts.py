@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from robustcl.bench.design import Design, read_design
+from robustcl.bench.design import read_designs
 from robustcl.models.errors import UserError
 from robustcl.reports.estimate import Estimate, estimates, is_estimate
 from robustcl.reports.frame import CLEAN, CORRUPTIONS, RECORDS, Judges
@@ -109,8 +109,7 @@ def estimates_of(first: pd.DataFrame, rows: pd.DataFrame) -> dict[str, Estimate]
     """The estimates of one cell: of its description (one row of a `frame`) and its records. Errors: as `estimates`."""
     held = json.loads(str(first["designs"].iloc[0])) if "designs" in first else {}
     where = f"records of {_place(first)}"
-    designs: dict[str, Design] = {judge: read_design(of, where) for judge, of in held.items()}
-    return estimates(rows, json.loads(str(first["judges"].iloc[0])), designs, where)
+    return estimates(rows, json.loads(str(first["judges"].iloc[0])), read_designs(held, where), where)
 
 
 def _number(right: pd.Series) -> tuple[object, ...]:

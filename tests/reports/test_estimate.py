@@ -173,6 +173,34 @@ def test_lost_rows_are_refused() -> None:
         estimates(rows, JUDGES, {})
 
 
+def test_a_damaged_design_is_refused(tmp_path: Path) -> None:
+    rows, made = drawn(full(300))
+    held = plain(made)
+    first, late = held["phases"]
+    damage: dict[str, dict[str, Any]] = {
+        "no phase": {"phases": []},
+        "without Square": {"phases": [first]},
+        "chances of nobody": {"phases": [{**first, "chances": [0.0] * len(first["chances"])}, late]},
+        "chances beyond one": {"phases": [{**first, "chances": [2.0] * len(first["chances"])}, late]},
+        "a stratum without": {"phases": [{**first, "chances": first["chances"][:-1]}, late]},
+        "a later phase wider": {"phases": [first, {**late, "chances": [1.0] * len(late["chances"])}]},
+        "edges out of order": {"edges": held["edges"][::-1]},
+        "another version": {"version": 2},
+        "another screen": {"screen": "screen-pgd-3"},
+        "nothing": {name: [] for name in held},
+    }
+    for what, part in damage.items():
+        about = {"designs": {NAME: held | part}}
+        cells = [(cell("a", "SLF", judges=JUDGES, about=about), rows)]
+        with pytest.raises(UserError, match="expected") as error:
+            summary(frame(write_run(tmp_path / what, cells)))
+        assert "\n" not in str(error.value), what
+    for designs in ([1], {NAME: 1}):
+        cells = [(cell("a", "SLF", judges=JUDGES, about={"designs": designs}), rows)]
+        with pytest.raises(UserError, match="expected"):
+            summary(frame(write_run(tmp_path / str(designs), cells)))
+
+
 def test_a_total_that_was_seen_in_part() -> None:
     low, high = weighted_total([0], [1.0], 25.0)
     assert low == 0
