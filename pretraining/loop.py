@@ -95,6 +95,7 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
         state.save(history)
         run.report(epoch + 1, training.epochs)
     net.eval()
+    net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as it is when it is loaded again
     return history
 
 

@@ -37,7 +37,7 @@ def near(model: nn.Sequential) -> nn.Sequential:
 def test_from_a_model_to_itself_it_is_the_attack() -> None:
     model = network()
     images = images_for(model, 30, wrong=0)
-    for attack in (fgsm(), PGD(steps=6, verdict="last"), Square(queries=50, batch=8)):
+    for attack in (fgsm(), PGD(steps=6, verdict="last"), Square(queries=50)):
         own, moved = records(model, attack, images), records(model, Transfer(source=model, attack=attack), images)
         assert moved["right"].tolist() == own["right"].tolist()
         assert moved["answer"].tolist() == own["answer"].tolist()
