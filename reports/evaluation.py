@@ -60,7 +60,14 @@ class Evaluation:
 
     @property
     def worst(self) -> Bools:
-        """Whether the image is right clean and under every judge that is no estimate, (n,)."""
+        """Whether the image is right clean and under every judge that is no estimate, (n,).
+
+        Errors: `UserError` where estimates alone were asked for, which have no verdict per image.
+        """
+        if self.designs and not self.robust:
+            raise UserError(
+                f"worst: {', '.join(self.designs)} has no verdict per image, expected another judge beside it"
+            )
         return np.asarray(np.logical_and.reduce(list(self._answers.values())))
 
     @cached_property

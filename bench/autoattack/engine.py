@@ -30,7 +30,8 @@ def engine_name(name: str) -> str:
 
 def _engine(name: str) -> str:
     found = engine_name(name)
-    if not _KNOWN.fullmatch(found):
+    stale = found.startswith(("fast ", "replay ")) and not found.endswith(f" {VERSION}")
+    if stale or not _KNOWN.fullmatch(found):
         raise ValueError(f"unknown engine '{name}', expected one of {', '.join(NAMES)}")
     return found
 

@@ -86,6 +86,12 @@ def test_a_fingerprint_says_who_ran_it_and_is_read_back(engine: Engine, says: st
     assert engine_of("pgd-20@20it step eps/4; linf 1/5; seed 0; sha:e784a60c") is None
 
 
+@pytest.mark.parametrize("name", ["fast 9", "fast 0", "quick", "pyauto"])
+def test_an_engine_that_is_not_here_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"unknown engine '{name}', expected one of fast, replay, reference"):
+        Engine(name=name)
+
+
 def test_precision_of_the_reference_is_refused() -> None:
     with pytest.raises(UserError, match="precision 'bfloat16', expected float32 with the engine 'pyautoattack"):
         Engine(name="reference", precision="bfloat16")

@@ -149,6 +149,12 @@ def test_evaluate_answers_with_an_estimate() -> None:
     assert of.limits()[0] <= of.accuracy <= found.clean.mean()
     assert "AA-estimate (60 %)" in str(found)
     assert "AA-estimate is no AA" in " ".join(str(found).split())
+    assert found.worst.tolist() == (found.clean & found.robust["pgd-5"]).tolist()
+    alone = robustcl.evaluate(
+        model, images.floats(slice(None)), images.labels, threat=THREAT, attacks=["aa-estimate-60"], checks=False
+    )
+    with pytest.raises(UserError, match="worst: aa-estimate-60 has no verdict per image, expected another judge"):
+        _ = alone.worst
 
 
 def test_a_suite_judges_by_it(tmp_path: Path) -> None:
