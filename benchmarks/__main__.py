@@ -14,6 +14,7 @@ import os
 import pkgutil
 import platform
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def topics() -> dict[str, Topic]:
             continue
         module = importlib.import_module(f"benchmarks.{name}")
         compare: Compare | None = getattr(module, "compare", None)
-        if compare is not None:
+        if compare is not None and compare.__module__ == module.__name__:  # a module may import another one's
             about = (module.__doc__ or "").partition("\n")[0]
             quick = getattr(module, "quick", lambda once=compare: once(1))
             found[name] = Topic(name=name, about=about, compare=compare, quick=quick)
@@ -84,13 +85,20 @@ def save_csv(path: Path, ratios: Sequence[Ratio]) -> None:
 
 
 def run(asked: Sequence[Topic], rounds: int, quick: bool) -> list[Ratio]:
-    """The lines of these topics, with one thread."""
+    """The lines of these topics, with one thread. A topic that fails or is stopped takes nothing from the others."""
     torch.set_num_threads(1)
     made: list[Ratio] = []
     with threadpoolctl.threadpool_limits(1):
         for topic in asked:
             print(f"{topic.name}: {topic.about}", file=sys.stderr, flush=True)
-            made += topic.quick() if quick else topic.compare(rounds)
+            try:
+                made += topic.quick() if quick else topic.compare(rounds)
+            except KeyboardInterrupt:
+                print("interrupted; what was measured before is below", file=sys.stderr)
+                break
+            except Exception as error:  # hours of other topics may lie behind it
+                traceback.print_exc()
+                made.append(Ratio(number=None, what=topic.name, peer="", note=f"failed: {error!r}"))
     return made
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,6 +86,24 @@ def test_the_command_runs_a_topic_and_writes_its_table(
     assert "0 of 0 wanted numbers reached, 1 not measured." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError("no")])
+def test_a_topic_that_stops_takes_nothing_from_the_others(
+    error: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(rounds: int) -> list[Ratio]:
+        raise error
+
+    toys = {
+        name: command.Topic(name=name, about="A toy.", compare=compare, quick=lambda: [])
+        for name, compare in (("good", lambda rounds: [TIMED]), ("bad", fails))
+    }
+    monkeypatch.setattr(command, "topics", lambda: toys)
+    command.main([])
+    said = capsys.readouterr()
+    assert "1.60x" in said.out
+    assert "interrupted" in said.err or "failed: ValueError('no')" in said.out
+
+
 @pytest.mark.parametrize("wrong", [["toi"], ["--rounds", "0"]])
 def test_a_wrong_topic_is_one_line(wrong: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
@@ -94,7 +113,7 @@ def test_a_wrong_topic_is_one_line(wrong: list[str], capsys: pytest.CaptureFixtu
 
 def test_the_topics_are_found() -> None:
     known = {module.__name__.rpartition(".")[2] for module in (autoattack, clusters, frequency, pgd, views)}
-    assert known <= command.topics().keys()
+    assert command.topics().keys() == known | {"devices", "steps"}, "not what imports a `compare` of something else"
     assert all(topic.about.startswith("The only owner of ") for topic in command.topics().values())
 
 
