@@ -3,11 +3,9 @@
 In the key: everything that changes a number. Beside it, in `stage.json`: where, when and with what it was made.
 """
 
-import fcntl
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from robustcl.bench import locks
 from robustcl.models.errors import UserError
 from robustcl.models.value import digest
 
@@ -74,15 +73,16 @@ class Store:
             raise UserError(f"{path}: schema {found.get('schema')}, key {found.get('key')}, expected {stage.key}")
         return found
 
-    def make(self, stage: Stage, work: Callable[[Path], Mapping[str, Any]]) -> None:
+    def make(self, stage: Stage, work: Callable[[Path], Mapping[str, Any]], *, wait: bool = True) -> bool:
         """Let `work` fill a hidden folder, then rename it. Who comes second waits, and finds it done.
 
         `work` gets the hidden folder, with what an interrupted attempt left there, and returns what to note beside
-        the key. What it keeps for a restart lies in `progress/` and is dropped at the end.
+        the key. What it keeps for a restart lies in `progress/` and is dropped at the end. Without `wait` the answer is
+        False where another process works at the stage.
         """
-        with _writable(self.root), self._locked(f"{stage.kind}-{stage.key}"):
-            if self.has(stage):
-                return
+        with _writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
+            if not mine or self.has(stage):
+                return mine
             hidden = self.root / stage.kind / f".{stage.key}"
             hidden.mkdir(parents=True, exist_ok=True)
             made = work(hidden)
@@ -93,6 +93,11 @@ class Store:
             note = {"schema": SCHEMA, **what, "files": files, "made": made}
             write_json(hidden / "stage.json", note)
             hidden.rename(self.folder(stage))
+            return True
+
+    def holder(self, kind: str, key: str) -> locks.Holder | None:
+        """Who works at a stage, or left it undone; None for neither."""
+        return locks.holder(self._lock(kind, key))
 
     @contextmanager
     def beside(self, stage: Stage) -> Iterator[Path]:
@@ -102,19 +107,8 @@ class Store:
             (Path(folder) / "progress").symlink_to(progress)
             yield Path(folder)
 
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        """A lock in this folder; the kernel frees it when its holder dies."""
-        path = self.root / ".locks" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(0.2)
-            yield
+    def _lock(self, *name: str) -> Path:
+        return self.root / ".locks" / "-".join(name)
 
     def claim_suite(
         self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any] = ()
@@ -146,7 +140,7 @@ class Store:
 
         Errors: as `claim_suite`.
         """
-        with _writable(self.root), self._locked("suite"):
+        with _writable(self.root), locks.claimed(self._lock("suite")):
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}

@@ -152,3 +152,23 @@ def test_keys_are_of_kind_part_and_parents_alone() -> None:
     ]
     assert same.key == STAGE.key
     assert len({STAGE.key, *(other.key for other in others)}) == 5
+
+
+def test_who_works_at_a_stage_is_told_and_who_died_at_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    assert store.holder(STAGE.kind, STAGE.key) is None
+    seen: list[Any] = []
+
+    def work(folder: Path) -> dict[str, Any]:
+        seen.append((store.holder(STAGE.kind, STAGE.key), store.make(STAGE, fill, wait=False)))
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.make(STAGE, work)
+    held, other = seen[0]
+    assert (held.pid, held.alive, other) == (os.getpid(), True, False)
+    left = store.holder(STAGE.kind, STAGE.key)
+    assert left is not None
+    assert (left.pid, left.alive, left.since) == (os.getpid(), False, held.since)
+    assert store.make(STAGE, fill, wait=False)
+    assert store.holder(STAGE.kind, STAGE.key) is None
