@@ -17,7 +17,7 @@ Check = Callable[[], None]
 _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-class _TimeIsUp(Exception):  # noqa: N818 (an end, not an error)
+class _TimeIsUp(BaseException):  # as Ctrl-C, an end that no `except Exception` on the way takes for an error
     pass
 
 
@@ -41,7 +41,7 @@ def within(
 
     def check() -> None:
         if made and clock() >= end:
-            raise _TimeIsUp
+            raise _TimeIsUp("time is up")
 
     for part in parts:
         try:

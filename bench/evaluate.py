@@ -1,5 +1,6 @@
 """The only owner of judging: who is still right, what each attack is given, and the records that come of it."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +36,9 @@ class Trial:
     module, or holds no tensor, needs a `label` there, since nothing else tells it apart. `save` is the file for the
     adversarial images (see `adversarial.save`). `known` are records of the same judges on the same model and images
     within a smaller ball of the same norm: what was broken there is taken over, with no pass spent. `watch` is shown
-    every judge and attack when it is through. With several `workers` the batches of an attack are dealt out (see
-    `shards`): forks of this process on a CPU, on CUDA one thread per device.
+    every judge and attack when it is through; `log` is told events with their fields (docs/observability.md). With
+    several `workers` the batches of an attack are dealt out (see `shards`): forks of this process on a CPU, on CUDA one
+    thread per device.
     """
 
     threat: Threat
@@ -49,6 +51,7 @@ class Trial:
     known: pd.DataFrame | None = None
     workers: int = 1
     report: Callable[[int, int], None] = lambda done, total: None
+    log: Callable[..., None] = lambda event, **fields: None
     watch: Callable[[str, Attack, Judge], None] = lambda name, attack, judge: None
 
 
@@ -75,6 +78,7 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
         clean |= {"step": torch.full_like(answer, -1), "passes": torch.ones_like(answer)}
         parts = [_rows(images, torch.arange(len(images)), "clean", "clean", 0, clean)]
         start = (answer == images.labels).nonzero()[:, 0].cpu()
+        trial.log("clean", images=len(images), right=len(start))
         for name, attacks in trial.judges.items():
             parts += work.judge(name, attacks, start)
     if trial.save:
@@ -169,10 +173,15 @@ class _Work:
             self.trial.report(self.done + through, self.total)
 
         court.finished = finished
+        of, before, began = {"judge": name, "attack": attack.name}, int(court.passes.sum()), time.perf_counter()
+        self.trial.log("attack started", **of, images=len(rows), done=through)
         if len(rows):
             shards.run(attack, court, self.trial.workers, self.kept, order, told)
             if not court.done.all():
                 raise RuntimeError(f"attack {attack.name}: left {int((~court.done).sum())} images unfinished")
+        seconds, passes = max(time.perf_counter() - began, 1e-9), int(court.passes.sum()) - before
+        found = {"right": int((court.step < 0).sum()), "passes": passes, "passes_per_second": round(passes / seconds)}
+        self.trial.log("attack finished", **of, **found, seconds=round(seconds, 3))
         self.done += len(self.images)
         self.trial.report(self.done, self.total)
         self.trial.watch(name, attack, court)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from robustcl.bench.place import Place, Report, threat_of
+from robustcl.bench.journal import Journal
+from robustcl.bench.place import Place, threat_of
 from robustcl.bench.profiles import scheme_from
 from robustcl.bench.scheme import Choice, Scheme
 from robustcl.bench.schemes.semi import Semi
@@ -73,14 +74,21 @@ def answers(classifier: nn.Module, images: Images) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def run_stage(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+def run_stage(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
     """Make the classifiers of a finetune stage in its folder; what is noted of the chosen epoch."""
     part, images = stage.part, place.images(stage)
     if "subset" in part:
         images = subset(images, part["subset"]["share"], part["subset"]["validation"])
     scheme = scheme_from(part["scheme"], stage.label)
     keep = folder / "progress" / "training.safetensors"
-    run = Run(seed=part["seed"], threat=threat_of(stage), keep=keep, where=stage.label, report=report)
+    run = Run(
+        seed=part["seed"],
+        threat=threat_of(stage),
+        keep=keep,
+        where=stage.label,
+        report=journal.moved,
+        log=journal.write,
+    )
     done = finetune(scheme, _start(stage, place), images, run)
     for choice, classifier in done.classifiers.items():
         checkpoint.save_classifier(folder / weights(choice), classifier)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from robustcl.bench.files import Files, unchanged
 from robustcl.bench.findings import Finding
+from robustcl.bench.journal import Journal
 from robustcl.bench.place import Place
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.bench.suite import Imported
@@ -61,7 +62,7 @@ def read_import(stage: Stage, files: Mapping[str, Path]) -> tuple[Encoder, Repor
     return encoder, dataclasses.replace(report, route=route)
 
 
-def make_import(stage: Stage, place: Place, folder: Path, report: Callable[[int, int], None]) -> dict[str, Any]:
+def make_import(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
     """Write the encoder as one of ours, with all its routes, once it is probed; `import.json` says how it was read."""
     encoder, said = read_import(stage, place.files)
     probed = None

@@ -17,6 +17,7 @@ from robustcl.bench.budget import Check, blocks, within
 from robustcl.bench.case import Case, cell
 from robustcl.bench.evaluate import judge
 from robustcl.bench.executors import Watch
+from robustcl.bench.journal import logged, memory
 from robustcl.bench.pace import duration
 from robustcl.bench.probe import FILE, Subject, write_arrays
 from robustcl.bench.probes.thumbnails import Thumbnails
@@ -109,16 +110,19 @@ def judge_stage(case: Case, images: Images, stage: Stage, store: Store, watch: W
         check()
 
     def work(folder: Path) -> Mapping[str, Any]:
-        keep = folder / "progress" / "batches"
-        keep.mkdir(parents=True, exist_ok=True)
-        write_json(folder / _BEGUN, cell(case, stage))
-        known = records_of(case.smaller.stages[0], store) if case.smaller else None
-        trial = replace(case.trial, keep=keep, save=case.save, known=known, workers=case.workers, report=report)
-        found = judge(case.given.model, images, trial)
-        told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
-        records.write(folder / "records.parquet", found, told)
+        where = {"device": str(images.pixels.device)}
+        with logged(folder, stage.label, report, **where) as journal:
+            keep = folder / "progress" / "batches"
+            keep.mkdir(parents=True, exist_ok=True)
+            write_json(folder / _BEGUN, cell(case, stage))
+            known = records_of(case.smaller.stages[0], store) if case.smaller else None
+            trial = replace(case.trial, keep=keep, save=case.save, known=known, workers=case.workers)
+            trial = replace(trial, report=journal.moved, log=journal.write)
+            found = judge(case.given.model, images, trial)
+            told = about(stage, case.given.model, images, trial, found) if stage.kind == "evaluate" else None
+            records.write(folder / "records.parquet", found, told)
         kept = {"adversarial": Saved(path=case.save).content} if case.save else {}
-        return {**provenance(), "device": str(images.pixels.device), **kept}
+        return {**provenance(), **where, "seconds": journal.seconds, **memory(), **kept}
 
     store.make(stage, work)
     watch.finished(stage)

@@ -52,7 +52,10 @@ def holder(path: Path) -> Holder | None:
     """Who holds the claim, or held it last and left its work undone; None for neither."""
     try:
         with path.open() as lock:
+            if not lock.read(1):  # given back: nothing to look at, so that no lock is taken from under a claimer's nose
+                return None
             alive = not _locked(lock.fileno(), fcntl.LOCK_SH)
+            lock.seek(0)
             said = json.loads(lock.read())
             return Holder(host=str(said["host"]), pid=int(said["pid"]), since=str(said["since"]), alive=alive)
     except (OSError, ValueError, KeyError, TypeError):

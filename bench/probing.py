@@ -9,9 +9,10 @@ from robustcl.bench import finetuning
 from robustcl.bench.attacks import from_identity as attack_from
 from robustcl.bench.attacks import identity as attack_identity
 from robustcl.bench.classifiers import Classifiers
+from robustcl.bench.journal import Journal
 from robustcl.bench.jury import jury
 from robustcl.bench.pace import most
-from robustcl.bench.place import Place, Report, threat_of
+from robustcl.bench.place import Place, threat_of
 from robustcl.bench.probe import FILE, NetworkProbe, Probe, Subject, from_identity, identity, write_arrays
 from robustcl.bench.references import again
 from robustcl.bench.store import Stage
@@ -145,7 +146,7 @@ def _entry(stage: Stage, of: Mapping[str, Any]) -> Entry:
     return {"probe": stage.part["probe"]["name"], **empty, **of, "stage": stage.key}
 
 
-def make_probe(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+def make_probe(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
     """Make a probe's stage in its folder."""
     part, images = stage.part, place.images(stage)
     network: dict[str, Any] = {}
@@ -165,7 +166,7 @@ def make_probe(stage: Stage, place: Place, folder: Path, report: Report) -> dict
         threat=threat_of(stage),
         attacks=[attack_from(held, stage.label, {}) for held in part.get("attacks", ())],
         keep=folder / "progress",
-        report=report,
+        report=journal.moved,
         **network,
     )
     write_arrays(folder / FILE, from_identity(part["probe"], stage.label).run(subject))

@@ -71,7 +71,7 @@ def claim(job: Job) -> None:
     if processes()[0]:
         return
     said = {"points": [resolved(point) for point in job.points], "cost": dict(job.plan.cost)}
-    job.place.store.claim_suite(job.name, said, list(job.plan.cells), job.plan.probes)
+    job.place.store.claim_suite(job.name, said, list(job.plan.cells), job.plan.probes, job.plan.stages)
 
 
 def make(job: Job, watch: Watch, workers: int | None = None) -> None:

@@ -4,9 +4,6 @@ A stage is executed from its part alone, so that nothing outside its key can cha
 """
 
 import json
-import resource
-import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from robustcl.bench.attacks import Attack, from_identity
 from robustcl.bench.corruptions import corrupted
 from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.bench.imports import doubts, make_import, told_import
+from robustcl.bench.journal import Journal, logged, memory
 from robustcl.bench.jury import sources_of
 from robustcl.bench.place import Place, Report, outside, threat_of
 from robustcl.bench.probing import make_probe
@@ -52,21 +50,18 @@ def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapp
         "corrupt": _corrupt,
         "probe": make_probe,
     }
-    began = time.monotonic()
+    where = {"device": place.device, **({"processes": processes()[1]} if processes()[1] > 1 else {})}
 
     def work(folder: Path) -> Mapping[str, Any]:
         (folder / "progress").mkdir(exist_ok=True)
-        extra = kinds[stage.kind](stage, place, folder, report)
-        scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
-        seconds = round(time.monotonic() - began, 3)
-        together = {"processes": processes()[1]} if processes()[1] > 1 else {}
-        return {**provenance(), "device": place.device, **together, "seconds": seconds, "peak_memory": peak, **extra}
+        with logged(folder, stage.label, report, **where) as journal:
+            extra = kinds[stage.kind](stage, place, folder, journal)
+        return {**provenance(), **where, "seconds": journal.seconds, **memory(), **extra}
 
     return work
 
 
-def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+def _pretrain(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
     part = stage.part
     method = method_from(part["method"])
     images = place.images(stage)
@@ -97,7 +92,8 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         pseudo=pseudo,
         keep=folder / "progress" / "training.safetensors",
         where=stage.label,
-        report=report,
+        report=journal.moved,
+        log=journal.write,
         snapshot=snapshot,
     )
     finetuning.write_curve(folder, fit(method, net, images, run))
@@ -105,7 +101,7 @@ def _pretrain(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     return {}
 
 
-def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+def _labels(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
     images = place.images(stage)
     if "file" in stage.part:
         found = load_labels(place.file(stage, stage.part["file"]), len(images))
@@ -120,7 +116,7 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
     return {}
 
 
-def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+def _evaluate(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
     part, images = stage.part, place.images(stage)
     weights = finetuning.weights(part.get("selection", "last"))
     source, smaller = place.parent(stage, "classifier", weights), place.parent(stage, "smaller", "records.parquet")
@@ -141,7 +137,8 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         label=part.get("weights", ""),
         known=pq.read_table(smaller).to_pandas() if smaller else None,
         workers=place.workers,
-        report=report,
+        report=journal.moved,
+        log=journal.write,
     )
     found = judge(classifier, images, trial)
     named = replace(trial, judges=_judges(stage, {name: name for name in sources}))  # as the suite says it
@@ -158,14 +155,14 @@ def _judges(stage: Stage, sources: Mapping[str, Any]) -> dict[str, list[Attack]]
     }
 
 
-def _corrupt(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+def _corrupt(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
     part = stage.part
     source = place.parent(stage, "classifier", finetuning.weights(part.get("selection", "last")))
     assert source is not None
     classifier = checkpoint.load_classifier(source).to(place.device)
     files = {name: place.file(stage, part["files"][name]) for name in ("labels", *part["corruptions"])}
     keep = folder / "progress" / "corruptions"
-    found = corrupted(classifier, place.images(stage), files, part["severities"], keep=keep, report=report)
+    found = corrupted(classifier, place.images(stage), files, part["severities"], keep=keep, report=journal.moved)
     records.write(folder / "records.parquet", found, {"protocol": history(stage)})
     return {}
 

@@ -111,14 +111,19 @@ class Store:
         return self.root / ".locks" / "-".join(name)
 
     def claim_suite(
-        self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any] = ()
+        self,
+        name: str,
+        resolved: Mapping[str, Any],
+        cells: list[dict[str, Any]],
+        probes: Sequence[Any] = (),
+        stages: Sequence[Stage] = (),
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
         self.suite(name)  # which refuses
         with _writable(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
-            write_json(self.root / "suite.json", what)
+            write_json(self.root / "suite.json", {**what, "stages": [_entry(stage) for stage in stages]})
 
     def suite(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """Cells and probes of `suite.json`, none in a new folder. Errors: `UserError` where it is another suite's."""
@@ -152,6 +157,11 @@ def write_json(path: Path, held: Mapping[str, Any]) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
     part.replace(path)
+
+
+def _entry(stage: Stage) -> dict[str, Any]:
+    parents = list(dict.fromkeys(parent.key for parent in stage.parents.values()))
+    return {"kind": stage.kind, "key": stage.key, "label": stage.label, "parents": parents}
 
 
 def _suite(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The only owner of the training loop: every method and every scheme runs through `fit`."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,8 @@ class Run:
     `snapshot` is given the epoch and the deployed encoder after the epochs that the training names. It comes before
     the state of that epoch is kept, so that a run that goes on has missed none, and must leave the encoder as it is.
     `validation` measures the classifier after every epoch on images that are not among the trained ones, and holds
-    the best weights; `partial` says which images have labels where not all of them do.
+    the best weights; `partial` says which images have labels where not all of them do. `log` is told events
+    with their fields: `resumed`, `step` at every step, and `epoch` with its row of the curve.
     """
 
     seed: int
@@ -45,6 +47,7 @@ class Run:
     keep: Path | None = None
     where: str = "fit"
     report: Callable[[int, int], None] = lambda done, total: None
+    log: Callable[..., None] = lambda event, **fields: None
     snapshot: Callable[[int, Encoder], None] = lambda epoch, encoder: None
 
 
@@ -75,16 +78,17 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
     prepare(method, net)
     optimiser = training.optimiser.build([p for p in net.parameters() if p.requires_grad])
     state = State(net, optimiser, run.keep, identity, run.validation)
-    history = state.restore()
+    history = _restored(state, run, training.epochs)
     for tensor in net.state_dict().values():
         tensor.copy_(agreed(tensor))
     encoder = net.deployed(method.facts.network)
     for epoch in range(len(history), training.epochs):
         if training.coreset is not None and training.coreset.due(epoch):
             state.coreset = agreed(_select(work, training.coreset, epoch))
-        schedule = _schedule(work, history)
+        schedule, began = _schedule(work, history), time.perf_counter()
         with folded(net.encoder) if method.freezes else nullcontext():
             row = _epoch(work, optimiser, epoch, state.coreset, schedule)
+        speed = _speed(len(images if state.coreset is None else state.coreset), began)
         if watch is not None and watch.due(epoch + 1, training.epochs):
             row |= watch.measure(encoder, _route(method, encoder), epoch + 1)
         history.append(row)
@@ -93,6 +97,7 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
         if epoch + 1 in training.snapshots and processes()[0] == 0:
             run.snapshot(epoch + 1, encoder)
         state.save(history)
+        run.log("epoch", epoch=epoch + 1, epochs=training.epochs, **speed, curve=history[-1])
         run.report(epoch + 1, training.epochs)
     net.eval()
     net.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as it is when it is loaded again
@@ -202,6 +207,18 @@ def _schedule(work: _Work, history: Sequence[Epoch]) -> Schedule:
     return found
 
 
+def _restored(state: State, run: Run, epochs: int) -> list[Epoch]:
+    history = state.restore()
+    if history:
+        run.log("resumed", epoch=len(history), epochs=epochs)
+    return history
+
+
+def _speed(images: int, began: float) -> dict[str, float]:
+    seconds = max(time.perf_counter() - began, 1e-9)
+    return {"images": images, "seconds": round(seconds, 3), "images_per_second": round(images / seconds, 1)}
+
+
 def _epoch(
     work: _Work, optimiser: torch.optim.Optimizer, epoch: int, coreset: Tensor | None, schedule: Schedule
 ) -> Epoch:
@@ -218,6 +235,7 @@ def _epoch(
         if isinstance(work.method, Surveying):
             work.method.survey(work.net, work.images, replace(batch, share=None), number, len(parts))
         terms = step(work.method, work.net, batch, optimiser)
+        work.run.log("step", epoch=epoch + 1, epochs=training.epochs, step=number + 1, steps=len(parts))
         for name, term in terms.items():
             sums[name] = sums.get(name, torch.zeros((), device=device)) + term
         # No .item() per step: the first step that went wrong is remembered on the device and read once per epoch.

@@ -7,6 +7,7 @@ or work was lost with its process), 4 numbers went wrong, 130 interrupted.
 import signal
 import sys
 import threading
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,22 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
+
+class Level(StrEnum):
+    """How much is said on the standard error."""
+
+    QUIET = "quiet"
+    INFO = "info"
+    DEBUG = "debug"
+
+
+LogLevel = Annotated[
+    Level,
+    typer.Option("--log-level", help="On the standard error: errors alone, how far it is, or all that logs say."),
+]
+TensorBoard = Annotated[
+    Path | None, typer.Option("--tensorboard", help="A folder for curves of every stage, for TensorBoard.")
+]
 Runs = Annotated[Path | None, typer.Option(help="The run folder; default runs/<suite>.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field of the suite.")]
 
@@ -33,11 +50,14 @@ def run(
     overrides: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Fail where anything would reach the network.")] = False,
+    log_level: LogLevel = Level.INFO,
+    tensorboard: TensorBoard = None,
 ) -> None:
     """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again."""
     from robustcl.bench.runner import prepare
 
-    _run(prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline), workers, dry_run)
+    job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline)
+    _run(job, workers, dry_run, log_level, tensorboard)
 
 
 @app.command()
@@ -78,6 +98,7 @@ def evaluate(
     route: Annotated[str | None, typer.Option(help="The batch-norm branch of MODEL, such as pgd.")] = None,
     overrides: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
+    log_level: LogLevel = Level.INFO,
 ) -> None:
     """Judge any torch classifier: raw images in [0, 1] in, logits out.
 
@@ -114,17 +135,19 @@ def evaluate(
     )
     if asked.schemes:
         suite, table = judging.encoder_suite(asked)
-        _run(prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table), workers, dry_run)
+        job = prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table)
+        _run(job, workers, dry_run, log_level)
         return
     hearing = judging.hear(asked)
     if dry_run:
         typer.echo(judging.outline(hearing))
         return
-    if hearing.missing:
+    if hearing.missing and log_level != Level.QUIET:
         typer.echo(f"{judging.head(hearing)}; {judging.estimate(hearing)}", err=True)
         for line in judging.unsplit(hearing):
             typer.echo(f"note: {line}", err=True)
-    if end := judging.judge(hearing):
+    end = judging.judge(hearing, quiet=log_level == Level.QUIET, debug=log_level == Level.DEBUG)
+    if end and log_level != Level.QUIET:
         typer.echo(end, err=True)
     typer.echo(str(write(hearing.store.root)))
 
@@ -144,14 +167,16 @@ def report(
     cards: Annotated[
         Path | None, typer.Option(help="A folder for a model card of every encoder, with RobustBench's JSONs.")
     ] = None,
+    tensorboard: TensorBoard = None,
 ) -> None:
     """Write tables, figures and page of a run again. The table is printed."""
-    from robustcl.reports import card, named
+    from robustcl.reports import board, card, named
     from robustcl.reports import robustbench as leaderboard
     from robustcl.reports.report import report as write
 
-    if figure and (robustbench or page or cards):
-        raise UserError("--figure: writes the named figures alone, expected no --robustbench, --page or --cards")
+    if figure and (robustbench or page or cards or tensorboard):
+        others = "--robustbench, --page, --cards or --tensorboard"
+        raise UserError(f"--figure: writes the named figures alone, expected no {others}")
     if figure:
         paths = named.write(runs, figure)
         typer.echo("\n".join(map(str, paths)))
@@ -161,6 +186,7 @@ def report(
     written = write(runs, site=page)
     made = leaderboard.write(runs) if robustbench else []
     made += card.write(runs, cards) if cards else []
+    made += board.export(runs, tensorboard) if tensorboard else []
     typer.echo("\n".join([*map(str, made), str(written)]))
 
 
@@ -168,10 +194,22 @@ def report(
 def ls(
     kind: Annotated[
         str | None,
-        typer.Argument(help="methods, schemes, architectures, attacks, data, probes, layouts, suites, figures."),
+        typer.Argument(
+            help="methods, schemes, architectures, attacks, data, probes, layouts, suites, figures, or runs."
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Argument(help="With runs: a run folder, or one that holds some. Default runs.")
     ] = None,
 ) -> None:
-    """List what there is."""
+    """List what there is; of runs, how far they are, and why one failed. Without a kind, all but the runs."""
+    if kind == "runs":
+        from robustcl.reports import progress
+
+        typer.echo(progress.listing(folder or Path("runs")))
+        return
+    if folder:
+        raise UserError(f"ls {kind} {folder}: expected a folder with runs alone, as in 'robustcl ls runs {folder}'")
     from robustcl.outline import listing
 
     typer.echo(listing(kind))
@@ -201,13 +239,14 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
+def _run(job: "Job", workers: int | None, dry_run: bool, level: Level, curves: Path | None = None) -> None:
     """Make what a job lacks and print its table, or only its plan."""
     from robustcl.bench.runner import claim, make
     from robustcl.bench.together import leave
-    from robustcl.console import Display
+    from robustcl.console import Display, beside
     from robustcl.models.share import processes
     from robustcl.outline import estimate, outline
+    from robustcl.reports.board import Board
     from robustcl.reports.report import report
 
     first = processes()[0] == 0  # of those that torchrun started, one speaks
@@ -215,13 +254,17 @@ def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
         typer.echo(outline(job) if first else "", nl=first)
         return
     claim(job)
-    if job.missing and first:
+    quiet, store = not first or level == Level.QUIET, job.place.store
+    if job.missing and not quiet:
         typer.echo(estimate(job), err=True)
-    with Display(job.plan.cost, job.missing, job.place.store, quiet=not first) as display:
+    display = Display(job.plan.cost, job.missing, store, quiet=quiet)
+    followers = [Board(store.root, curves).write] if curves and first else []
+    followers += [display.follow()] if level == Level.DEBUG and first else []
+    with display, beside(followers):
         make(job, display, workers)
     leave()
     if first:
-        typer.echo(str(report(job.place.store.root)))
+        typer.echo(str(report(store.root)))
 
 
 def main() -> None:

@@ -1,14 +1,20 @@
-"""The only owner of what people see while stages run: a progress display on a terminal, plain lines elsewhere."""
+"""The only owner of what people see while stages run: a progress display on a terminal, plain lines elsewhere.
 
+What else goes on beside a run is here too: whoever follows its logs.
+"""
+
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from robustcl.bench.stages import told
 from robustcl.bench.store import Stage, Store
+from robustcl.reports.logs import Logs, words
 
 QUIET_SECONDS = 15.0  # a long stage says at least this often how far it is, where there is no terminal
 
@@ -67,6 +73,17 @@ class Display:
             for line in told(stage, self.store):
                 self._line(f"        {stage.label}: {line}")
 
+    def follow(self) -> Callable[[], None]:
+        """What shows all that stages say in their logs from now on, whichever process they run in, at every call."""
+        logs = Logs(self.store.root, old=False)
+
+        def show() -> None:
+            for key, event in sorted(logs.new(), key=lambda said: str(said[1]["time"])):
+                with self.lock:
+                    self._line(f"        {logs.labels.get(key, key)}: {words(event)}")
+
+        return show
+
     def _spend(self, stage: Stage, share: float) -> None:
         self.spent[stage.key] = share * self.cost.get(stage.key, 1)
         self.progress.update(self.whole, completed=sum(self.spent.values()))
@@ -82,3 +99,35 @@ class Display:
 
     def _line(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def beside(works: Sequence[Callable[[], None]], seconds: float = 1.0) -> Iterator[None]:
+    """Do every work again and again while the block runs, in a thread, and once more at its end.
+
+    A work that the disk refuses is told of and given up: what it follows goes on.
+    """
+    left, over = list(works), threading.Event()
+
+    def once() -> None:
+        for work in list(left):
+            try:
+                work()
+            except OSError as error:
+                left.remove(work)
+                print(f"note: {error}; what was to follow the run is given up, the run goes on", file=sys.stderr)
+
+    def follow() -> None:
+        while not over.wait(seconds):
+            once()
+
+    thread = threading.Thread(target=follow, daemon=True)
+    if works:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if works:
+            thread.join()
+        once()

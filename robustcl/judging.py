@@ -21,7 +21,7 @@ from robustcl.bench.store import Store
 from robustcl.bench.suite import Imported
 from robustcl.bench.tables import override
 from robustcl.bench.together import alone
-from robustcl.console import Display
+from robustcl.console import Display, beside
 from robustcl.models.convert import import_encoder
 from robustcl.models.errors import UserError, nearest
 from robustcl.models.threat import Threat
@@ -165,9 +165,13 @@ def hear(asked: Asked) -> Hearing:
     return Hearing(cases=cases, store=store)
 
 
-def judge(hearing: Hearing) -> str:
-    """Judge what the store lacks; whatever stops it, finished batches stay. Where time ran out, a line that says so."""
-    with Display(hearing.cost, hearing.missing, hearing.store) as display:
+def judge(hearing: Hearing, *, quiet: bool = False, debug: bool = False) -> str:
+    """Judge what the store lacks; whatever stops it, finished batches stay. Where time ran out, a line that says so.
+
+    What the console shows on the way is nothing where `quiet`, and with `debug` all that the logs say.
+    """
+    display = Display(hearing.cost, hearing.missing, hearing.store, quiet=quiet)
+    with display, beside([display.follow()] if debug else []):
         for case in hearing.cases:
             judged.make(case, hearing.store, display)
     left = len(hearing.missing)

@@ -74,7 +74,7 @@ def listing(kind: str | None) -> str:
         "figures": _figures,
     }
     if kind is not None and kind not in kinds:
-        raise unknown("ls", "kind", kind, kinds)
+        raise unknown("ls", "kind", kind, [*kinds, "runs"])
     if kind == "methods":
         return _methods_in_full()
     blocks = []

@@ -11,6 +11,7 @@ from robustcl.bench import executors
 from robustcl.bench.runner import Job, make, prepare
 from robustcl.bench.store import Stage
 from robustcl.models.errors import NumberError, UserError
+from robustcl.reports.progress import listing
 from tests.bench.tiny import Quiet, one_line, visible, write_suite
 
 
@@ -65,6 +66,9 @@ def test_numbers_that_go_wrong_are_one_line(tmp_path: Path, workers: int) -> Non
     assert half_made(tmp_path / "runs") == []
     lost = next(stage for stage in broken.plan.stages if stage.label == "pretrain at")
     assert not broken.place.store.has(lost)
+    told = listing(tmp_path / "runs").splitlines()
+    assert ", failed, last change " in told[0]
+    assert any(line.startswith("  pretrain at ") and line.endswith(f"s ago: {text}") for line in told)
 
 
 def test_a_mistake_found_by_a_worker_is_the_same_line(tmp_path: Path) -> None:

@@ -132,10 +132,10 @@ class Quiet:
 
 
 def visible(root: Path) -> dict[str, bytes]:
-    """Every visible stage file but `stage.json`, by its path below `root`."""
+    """Every visible stage file but `stage.json` and `log.jsonl`, which hold times, by its path below `root`."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for kind in ("pretrain", "import", "labels", "finetune", "evaluate")
         for path in sorted((root / kind).glob("[!.]*/*"))
-        if path.name != "stage.json"
+        if path.name not in ("stage.json", "log.jsonl")
     }
