@@ -202,7 +202,10 @@ def ls(
         Path | None, typer.Argument(help="With runs: a run folder, or one that holds some. Default runs.")
     ] = None,
 ) -> None:
-    """List what there is; of runs, how far they are, and why one failed. Without a kind, all but the runs."""
+    """List what there is, or how far runs are.
+
+    Without a kind: all there is, and no runs. Of runs: what is finished, who works at what, and why something failed.
+    """
     if kind == "runs":
         from robustcl.reports import progress
 

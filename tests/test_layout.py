@@ -156,7 +156,7 @@ def test_imports_are_declared() -> None:
     imported_as = {"pillow": "PIL", "scikit-learn": "sklearn"}
     packages = [package(text) for text in project()["dependencies"]]
     declared = {imported_as.get(name, name) for name in packages}
-    optional = {"autoattack", "pytest", "robustbench"}  # taken when present
+    optional = {"autoattack", "pytest", "robustbench", "tensorboard"}  # taken when present
     asked = {top(module) for path in [*ROOMS, *DOOR] for module in imports(tree(path))}
     assert not asked - declared - optional - {"robustcl"} - sys.stdlib_module_names
 
