@@ -174,7 +174,7 @@ class _Work:
 
         court.finished = finished
         of, before, began = {"judge": name, "attack": attack.name}, int(court.passes.sum()), time.perf_counter()
-        self.trial.log("attack started", **of, images=len(rows), done=through)
+        self.trial.log("attack started", **of, images=len(rows), through=through)
         if len(rows):
             shards.run(attack, court, self.trial.workers, self.kept, order, told)
             if not court.done.all():

@@ -30,6 +30,7 @@ class Journal:
     def __init__(self, folder: Path, report: Callable[[int, int], None]) -> None:
         self.path, self.report = folder / NAME, report
         self.began, self.last = time.monotonic(), -math.inf
+        self.reached: dict[str, int] = {}
 
     @property
     def seconds(self) -> float:
@@ -51,16 +52,17 @@ class Journal:
 
     def moved(self, done: int, total: int) -> None:
         """So much of the stage is done."""
-        self.write("progress", done=done, total=total)
+        self.reached = {"done": done, "total": total}
+        self.write("progress", **self.reached)
         self.report(done, total)
 
     def end(self, error: BaseException) -> None:
-        """Say what ended the stage: a failure, or who stopped it."""
-        said = (str(error).splitlines() or [""])[0]
+        """Say what ended the stage, a failure or whoever stopped it, and how far it had come."""
+        said, stands = (str(error).splitlines() or [""])[0], {"seconds": self.seconds, **self.reached}
         if isinstance(error, Exception):
-            self.write("failed", kind=type(error).__name__, reason=said, seconds=self.seconds)
+            self.write("failed", kind=type(error).__name__, reason=said, **stands)
         else:
-            self.write("interrupted", reason=said or "Ctrl-C or SIGTERM", seconds=self.seconds)
+            self.write("interrupted", reason=said or "Ctrl-C or SIGTERM", **stands)
 
 
 @contextmanager

@@ -135,7 +135,7 @@ def _shares(said: Sequence[Event]) -> list[tuple[datetime, float]]:
             of = event["event"]
             if of == "started" and not event["resumed"]:
                 share = 0.0
-            elif of == "progress":
+            elif of in ("progress", "interrupted", "failed"):
                 share = event["done"] / event["total"]
             elif of in ("resumed", "epoch"):
                 share = event["epoch"] / event["epochs"]

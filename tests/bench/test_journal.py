@@ -93,7 +93,8 @@ def test_a_stage_that_goes_on_says_from_where_and_ends_with_the_same_bytes(runs:
     with pytest.raises(KeyboardInterrupt):
         make(job, Stop(), workers=1)
     (hidden,) = (tmp_path / "runs" / "pretrain").glob(".*")
-    assert said(hidden)[-1]["event"] == "interrupted"
+    last = said(hidden)[-1]
+    assert (last["event"], last["done"], last["total"]) == ("interrupted", 2, 3)
     make(job, Quiet(), workers=1)
     lines = said(folder_of(tmp_path / "runs", "pretrain at"))
     assert [line["event"] for line in lines] == [
