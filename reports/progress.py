@@ -19,6 +19,7 @@ from robustcl.reports.frame import suite_of
 from robustcl.reports.logs import NAME, ago, attempt, last_events, left, where
 
 DEPTH = 3  # how many folders below the one that was named a run folder may lie
+SILENT = 60.0  # seconds without a line of its log after which a stage is said to be silent
 _STAGE = re.compile(r"([a-z]+)/\.?([0-9a-f]{16})")
 
 
@@ -129,13 +130,17 @@ def _seen(stage: StageState, store: Store, there: set[str], missing: Mapping[str
     holder, hidden = store.holder(stage.kind, stage.key), f"{stage.kind}/.{stage.key}"
     said = attempt(last_events(store.root / hidden / NAME)) if hidden in there else []
     if holder is not None and holder.alive:
-        told = ", ".join(filter(None, [where(said), left(said), f"on {holder.host}, pid {holder.pid}"]))
+        still = ago(str(said[-1].get("time"))) if said else None
+        silent = f"silent for {duration(still)}" if still is not None and still > SILENT else ""
+        told = ", ".join(filter(None, [where(said), left(said), silent, f"on {holder.host}, pid {holder.pid}"]))
         return replace(stage, state="running", told=told, age=ago(holder.since))
     if hidden in there:
         last = said[-1] if said else {}
         age = ago(str(last.get("time")))
         if last.get("event") == "failed":
-            return replace(stage, state="failed", told=str(last.get("reason")), age=age)
+            return replace(
+                stage, state="failed", told=str(last.get("reason")).removeprefix(f"{stage.label}: "), age=age
+            )
         gone = f"its process on {holder.host}, pid {holder.pid}, is gone" if holder is not None else ""
         stands = f"goes on from {where(said)}" if where(said) else ""
         told = ", ".join(filter(None, [str(last.get("reason", "")) or gone, stands]))

@@ -102,7 +102,7 @@ class Display:
 
 
 @contextmanager
-def beside(works: Sequence[Callable[[], None]], seconds: float = 1.0) -> Iterator[None]:
+def beside(works: Sequence[Callable[[], None]], seconds: float = 2.0) -> Iterator[None]:
     """Do every work again and again while the block runs, in a thread, and once more at its end.
 
     A work that the disk refuses is told of and given up: what it follows goes on.

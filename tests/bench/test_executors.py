@@ -68,7 +68,10 @@ def test_numbers_that_go_wrong_are_one_line(tmp_path: Path, workers: int) -> Non
     assert not broken.place.store.has(lost)
     told = listing(tmp_path / "runs").splitlines()
     assert ", failed, last change " in told[0]
-    assert any(line.startswith("  pretrain at ") and line.endswith(f"s ago: {text}") for line in told)
+    assert any(
+        line.startswith("  pretrain at ") and line.endswith(f"s ago: {text.removeprefix('pretrain at: ')}")
+        for line in told
+    )
 
 
 def test_a_mistake_found_by_a_worker_is_the_same_line(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What stages say while they work: every line of the log, bounded, and never in the way of the stage."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from robustcl.reports.logs import events
 from tests.bench.tiny import Quiet, visible, write_suite
 
 MANY = "pretrain.at.training.epochs=3"
+
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "observability.md"
+ROWS = re.findall(r"^\| `([a-z ]+)` \| (.*) \|$", PAGE.read_text(encoding="utf-8").partition("fields beside")[2], re.M)
+FIELDS = {event: {*re.findall(r"`([\w.]+)`", text)} for event, text in ROWS if event not in ("quiet", "debug")}
 
 
 def silent(done: int, total: int) -> None:
@@ -102,6 +108,7 @@ def test_a_stage_that_goes_on_says_from_where_and_ends_with_the_same_bytes(runs:
     ]  # fmt: skip
     assert [line["resumed"] for line in lines if line["event"] == "started"] == [False, True]
     assert (lines[5]["epoch"], lines[5]["epochs"]) == (2, 3)
+    assert lines[5].keys() - {"time", "event", "peak_memory"} == FIELDS["resumed"]
     assert visible(tmp_path / "runs") == visible(runs)
 
 
@@ -141,6 +148,11 @@ def test_training_reads_nothing_back_for_its_log(monkeypatch: pytest.MonkeyPatch
     steps = [line for line in told if line["event"] == "step"]
     assert [(line["step"], line["steps"]) for line in steps[:6]] == [(n, 6) for n in range(1, 7)]
     assert not any(isinstance(part, torch.Tensor) for line in told for part in line.values())
+    assert {line["event"] for line in told} == FIELDS.keys() - {"resumed", "failed", "interrupted"}
+    for line in told:
+        kept = {*line, *line.get("curve", {})} - {"event", "adversarial", "clean"}  # the last two are terms of a loss
+        assert kept <= FIELDS[line["event"]], f"{PAGE.name} does not say what {line} is"
+        assert FIELDS[line["event"]] - kept <= {"processes", "curve.csv"}
 
 
 @pytest.mark.parametrize(
@@ -160,6 +172,7 @@ def test_what_ends_a_stage_is_said(tmp_path: Path, error: BaseException, end: di
         raise error
     last = said(tmp_path)[-1]
     assert {key: last[key] for key in end} == end
+    assert last.keys() - {"time", "event", "peak_memory"} == FIELDS[last["event"]] - {"done", "total"}
 
 
 def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:

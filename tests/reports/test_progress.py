@@ -105,7 +105,7 @@ def test_every_stage_is_told_with_its_state(root: Path) -> None:
     (told,) = seen
     host = os.uname().nodename
     assert told["made"] == "finished in 1.0 min, T ago"
-    assert told["broken"] == "failed T ago: pretrain broken: not finite"
+    assert told["broken"] == "failed T ago: not finite"
     assert told["stopped"] == "interrupted T ago: Ctrl-C or SIGTERM, goes on from 50%, epoch 2 of 4"
     assert re.fullmatch(
         rf"interrupted T ago: its process on {host}, pid \d+, is gone, goes on from 75%, epoch 3 of 4", told["killed"]
@@ -163,6 +163,21 @@ def test_a_suite_that_names_no_stages_has_those_that_lie_there(root: Path) -> No
     }  # fmt: skip
     (root / "pretrain" / stages()["made"].key / "stage.json").write_text("{")
     assert f"  pretrain {stages()['made'].key}  damaged " in listing(root)
+
+
+def test_a_stage_that_hangs_is_said_to_be_silent(root: Path) -> None:
+    seen: list[str] = []
+
+    def look() -> None:
+        (path,) = (root / "pretrain").glob(f".{stages()['busy'].key}/log.jsonl")
+        past = (datetime.now(UTC) - timedelta(seconds=90)).isoformat()
+        path.write_text(
+            json.dumps({"time": past, "event": "step", "epoch": 1, "epochs": 2, "step": 1, "steps": 4}) + "\n"
+        )
+        seen.append(lines(root)["busy"])
+
+    during(root, look)
+    assert seen[0].startswith("running for T: 12%, epoch 1 of 2, silent for 1.5 min, on ")
 
 
 def test_names_move_no_cursor(root: Path) -> None:
