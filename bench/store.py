@@ -19,6 +19,7 @@ from robustcl.models.errors import UserError
 from robustcl.models.value import digest
 
 SCHEMA = 1
+_OURS = (".locks", ".suite.json.part")  # what a kill may leave of a claim, before there is a suite.json
 _PLACE = ("encoder", "scheme", "data", "norm", "eps")  # where a cell stands in a table
 
 
@@ -85,13 +86,10 @@ class Store:
                 return mine
             hidden = self.root / stage.kind / f".{stage.key}"
             hidden.mkdir(parents=True, exist_ok=True)
-            made = work(hidden)
+            if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
+                made = work(hidden)
+                write_json(hidden / "stage.json", _noted(stage, hidden, made))
             shutil.rmtree(hidden / "progress", ignore_errors=True)
-            files = {path.name: _sha256(path) for path in sorted(hidden.iterdir()) if path.name != "stage.json"}
-            parents = {role: parent.key for role, parent in stage.parents.items()}
-            what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
-            note = {"schema": SCHEMA, **what, "files": files, "made": made}
-            write_json(hidden / "stage.json", note)
             hidden.rename(self.folder(stage))
             return True
 
@@ -119,11 +117,10 @@ class Store:
         stages: Sequence[Stage] = (),
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
-        self.suite(name)  # which refuses
-        with _writable(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
-            write_json(self.root / "suite.json", {**what, "stages": [_entry(stage) for stage in stages]})
+        self.suite(name)  # which refuses, before the claim is laid down in a folder of somebody else's
+        with _writable(self.root), locks.claimed(self._lock("suite")):
+            self.suite(name)
+            self._enter(name, resolved, cells, probes, stages)
 
     def suite(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """Cells and probes of `suite.json`, none in a new folder. Errors: `UserError` where it is another suite's."""
@@ -136,7 +133,7 @@ class Store:
                 )
             return {key: list(held[key]) for key in ("cells", "probes")}
         with _writable(self.root):
-            if self.root.exists() and any(child.name != ".locks" for child in self.root.iterdir()):
+            if self.root.exists() and any(child.name not in _OURS for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
         return {"cells": [], "probes": []}
 
@@ -149,7 +146,19 @@ class Store:
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}
-            self.claim_suite(name, {}, list(found.values()), list(looked.values()))
+            self._enter(name, {}, list(found.values()), list(looked.values()))
+
+    def _enter(
+        self,
+        name: str,
+        resolved: Mapping[str, Any],
+        cells: Sequence[dict[str, Any]],
+        probes: Sequence[Any],
+        stages: Sequence[Stage] = (),
+    ) -> None:
+        """Write `suite.json`, for who has its claim: two that write at once would tear it."""
+        what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": list(cells), "probes": list(probes)}
+        write_json(self.root / "suite.json", {**what, "stages": [_entry(stage) for stage in stages]})
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
@@ -164,12 +173,23 @@ def _entry(stage: Stage) -> dict[str, Any]:
     return {"kind": stage.kind, "key": stage.key, "label": stage.label, "parents": parents}
 
 
+def _noted(stage: Stage, folder: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What `stage.json` says. Hidden files are those that a kill left half written."""
+    held = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    parents = {role: parent.key for role, parent in stage.parents.items()}
+    what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
+    return {"schema": SCHEMA, **what, "files": {path.name: _sha256(path) for path in held}, "made": made}
+
+
 def _suite(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text())
-        return {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
+        found = {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{path}: truncated or not a suite's; remove it or choose another --runs folder") from None
+    if held.get("schema") != SCHEMA:
+        raise UserError(f"{path}: schema {held.get('schema')}, expected {SCHEMA}; written by another robustcl version")
+    return found
 
 
 @contextmanager

@@ -2,11 +2,14 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from robustcl.models.errors import UserError
+
+_PREFIX, _DAY = ".writing-", 86_400
 
 
 @contextmanager
@@ -19,28 +22,32 @@ def placed(folders: Sequence[Path]) -> Iterator[Path]:
     """
     with ExitStack() as stack:
         hidden = [Path(stack.enter_context(_hidden(folder))) for folder in folders]
-        with _writing(folders[0]):
+        with writing(folders[0]):
             yield hidden[0]
         names = [path.relative_to(hidden[0]) for path in sorted(hidden[0].rglob("*")) if path.is_file()]
         for folder, written in zip(folders[1:], hidden[1:], strict=True):
-            with _writing(folder):
+            with writing(folder):
                 shutil.copytree(hidden[0], written, dirs_exist_ok=True)
         for folder, written in zip(folders, hidden, strict=True):
-            with _writing(folder):
+            with writing(folder):
                 for name in sorted(names, key=lambda name: -len(name.parts)):
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (written / name).replace(folder / name)
 
 
 def _hidden(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder inside `folder` that nobody sees, and that goes when it is closed."""
-    with _writing(folder):
+    """A folder inside `folder` that nobody sees, and that goes when it is closed, or a day after its process died."""
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=folder, prefix=".writing-")
+        for left in folder.glob(f"{_PREFIX}*"):
+            with suppress(OSError):  # another process was quicker
+                if time.time() - left.stat().st_mtime > _DAY:
+                    shutil.rmtree(left)
+        return tempfile.TemporaryDirectory(dir=folder, prefix=_PREFIX)
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
     """What the file system refuses as one line."""
     try:
         yield
