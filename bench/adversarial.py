@@ -16,6 +16,7 @@ from robustcl.bench.judge import Attack, Judge
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Norm, Threat
 from robustcl.models.value import value
+from robustcl.models.whole import writable, writing
 from robustcl.pretraining.images import Images
 
 _ARRAYS = ("adversarial", "index", "label", "judge", "broken", "original", "threat")
@@ -40,9 +41,8 @@ def save(path: Path, images: Images, threat: Threat, kept: Mapping[str, tuple[Te
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    with writable(path, "file"), writing(path) as part:
+        part.write_bytes(buffer.getvalue())
 
 
 @value

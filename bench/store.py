@@ -3,7 +3,6 @@
 In the key: everything that changes a number. Beside it, in `stage.json`: where, when and with what it was made.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from robustcl.bench import locks
 from robustcl.models.errors import UserError
 from robustcl.models.value import digest
+from robustcl.models.whole import intact, sealed, settle, sha256, writable, writing
 
 SCHEMA = 1
 _PLACE = ("encoder", "scheme", "data", "norm", "eps")  # where a cell stands in a table
@@ -58,7 +58,7 @@ class Store:
         written = self.note(stage)["files"].get(name)
         if written is None or not path.is_file():
             raise UserError(f"{path}: missing, expected it beside stage.json; remove the folder to make it anew")
-        if _sha256(path) != written:
+        if sha256(path) != written:
             raise UserError(f"{path}: not as it was written (truncated or changed); remove the folder to make it anew")
         return path
 
@@ -66,11 +66,13 @@ class Store:
         """The stage's `stage.json`."""
         path = self.folder(stage) / "stage.json"
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError):
+            found: dict[str, Any] = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
             raise UserError(f"{path}: missing or truncated; remove the folder to make it anew") from None
         if found.get("schema") != SCHEMA or found.get("key") != stage.key:
             raise UserError(f"{path}: schema {found.get('schema')}, key {found.get('key')}, expected {stage.key}")
+        if not intact(found):
+            raise UserError(f"{path}: not as it was written (changed); remove the folder to make it anew")
         return found
 
     def make(self, stage: Stage, work: Callable[[Path], Mapping[str, Any]], *, wait: bool = True) -> bool:
@@ -80,19 +82,22 @@ class Store:
         the key. What it keeps for a restart lies in `progress/` and is dropped at the end. Without `wait` the answer is
         False where another process works at the stage.
         """
-        with _writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
+        with writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
             if not mine or self.has(stage):
                 return mine
             hidden = self.root / stage.kind / f".{stage.key}"
             hidden.mkdir(parents=True, exist_ok=True)
             made = work(hidden)
             shutil.rmtree(hidden / "progress", ignore_errors=True)
-            files = {path.name: _sha256(path) for path in sorted(hidden.iterdir()) if path.name != "stage.json"}
+            files = {path.name: sha256(path) for path in sorted(hidden.iterdir()) if path.name != "stage.json"}
             parents = {role: parent.key for role, parent in stage.parents.items()}
             what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
             note = {"schema": SCHEMA, **what, "files": files, "made": made}
             write_json(hidden / "stage.json", note)
+            for path in (*hidden.iterdir(), hidden):  # what is seen is whole, also after the machine lost its power
+                settle(path)
             hidden.rename(self.folder(stage))
+            settle(hidden.parent)
             return True
 
     def holder(self, kind: str, key: str) -> locks.Holder | None:
@@ -115,7 +120,7 @@ class Store:
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
         self.suite(name)  # which refuses
-        with _writable(self.root):
+        with writable(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
             write_json(self.root / "suite.json", what)
@@ -130,7 +135,7 @@ class Store:
                     f"{self.root}: written by suite '{held['suite']}', expected '{name}'; choose another --runs folder"
                 )
             return {key: list(held[key]) for key in ("cells", "probes")}
-        with _writable(self.root):
+        with writable(self.root):
             if self.root.exists() and any(child.name != ".locks" for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
         return {"cells": [], "probes": []}
@@ -140,7 +145,7 @@ class Store:
 
         Errors: as `claim_suite`.
         """
-        with _writable(self.root), locks.claimed(self._lock("suite")):
+        with writable(self.root), locks.claimed(self._lock("suite")):
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}
@@ -148,28 +153,16 @@ class Store:
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
-    part.replace(path)
+    """Write JSON with a seal, whole or not at all, also where the machine then loses its power."""
+    with writing(path, lasting=True) as part:
+        part.write_text(json.dumps(sealed(held), indent=1, ensure_ascii=False) + "\n")
 
 
 def _suite(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text())
+        if not intact(held):
+            raise ValueError
         return {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: truncated or not a suite's; remove it or choose another --runs folder") from None
-
-
-@contextmanager
-def _writable(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror or error}), expected a writable folder") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        raise UserError(f"{path}: truncated, changed or not a suite's; remove it or choose another --runs folder") from None

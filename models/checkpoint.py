@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from robustcl.models.classifier import Classifier
 from robustcl.models.encoder import Encoder, from_description
 from robustcl.models.errors import UserError
+from robustcl.models.whole import writing
 
 SCHEMA = 1
 
@@ -26,18 +28,18 @@ class Checkpoint(NamedTuple):
 
 
 def write(path: Path, kind: str, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint whole or not at all."""
-    header = json.dumps({"schema": SCHEMA, "kind": kind, "description": description}, sort_keys=True)
-    part = path.with_name(f".{path.name}.part")
+    """Write a checkpoint whole or not at all, also where the machine then loses its power: hours may lie in it."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(whole, part, metadata={"robustcl": header})
-    part.replace(path)
+    said = {"schema": SCHEMA, "kind": kind, "description": description}
+    header = json.dumps({**said, "digest": _digest(kind, description, whole)}, sort_keys=True)
+    with writing(path, lasting=True) as part:
+        part.write_bytes(save(whole, metadata={"robustcl": header}))
 
 
 def read(path: str | Path) -> Checkpoint:
     """Read a checkpoint.
 
-    Errors: `UserError` for a missing, truncated or foreign file and for one of a later version of robustcl.
+    Errors: `UserError` for a missing, truncated, changed or foreign file and for one of a later version of robustcl.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,10 +52,19 @@ def read(path: str | Path) -> Checkpoint:
         raise UserError(f"{path}: truncated or not a safetensors file ({_short(error)})") from None
     if header is None:
         raise UserError(f"{path}: a foreign safetensors file, expected one with robustcl's description in its header")
-    found = json.loads(header)
-    if found.get("schema") != SCHEMA:
-        raise UserError(f"{path}: schema {found.get('schema')}, expected {SCHEMA}; written by another robustcl version")
-    return Checkpoint(found["kind"], found["description"], tensors)
+    try:
+        found = dict(json.loads(header))
+        if found["schema"] != SCHEMA:
+            schema = f"schema {found['schema']}, expected {SCHEMA}"
+            raise UserError(f"{path}: {schema}; written by another robustcl version")
+        held = Checkpoint(str(found["kind"]), dict(found["description"]), tensors)
+    except (ValueError, TypeError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: damaged, expected robustcl's description in its header") from None
+    if found.get("digest") not in (None, _digest(*held)):  # files of version 0.1.0 have none
+        raise UserError(f"{path}: not as it was written (a bit has changed), expected the file that robustcl wrote")
+    return held
 
 
 def match(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
@@ -77,11 +88,7 @@ def match(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
 
 def fingerprint(module: nn.Module) -> str:
     """16 hexadecimal digits of the SHA-256 of every tensor with its name."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:16]
+    return _hash(module.state_dict()).hexdigest()[:16]
 
 
 def save_encoder(path: Path, encoder: Encoder, deploy: str) -> None:
@@ -118,6 +125,21 @@ def load_classifier(path: str | Path) -> Classifier:
     classifier = Classifier(encoder, nn.Linear(encoder.width, int(found.description["classes"])))
     match(classifier, found.tensors, str(path))
     return classifier.eval()
+
+
+def _digest(kind: str, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """64 hexadecimal digits of all that a checkpoint says and holds."""
+    found = _hash(tensors)
+    found.update(json.dumps([kind, description], sort_keys=True).encode())
+    return found.hexdigest()
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> Any:
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found
 
 
 def _short(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """The only owner of baselines: the verdicts per image of the rows that a gate watches, as values and as one file."""
 
+import hashlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from robustcl.models.errors import UserError, unknown
+from robustcl.models.whole import writable, writing
 from robustcl.reports.estimate import Estimate, from_table, to_table
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.seeds import attack, seed_columns
@@ -174,16 +175,12 @@ def write_baseline(path: str | Path, baseline: Baseline) -> None:
     if version == ESTIMATED:
         columns["estimate"] = [json.dumps(to_table(of)) if of else "" for of in columns["estimate"]]
     about = json.dumps(baseline.about, sort_keys=True).encode()
-    told = {b"robustcl.baseline": version, b"robustcl.about": about}
+    told = {b"robustcl.baseline": version, b"robustcl.about": about, b"robustcl.digest": _digest(baseline)}
     table = pa.table(columns, schema=schema).replace_schema_metadata(told)
-    try:
+    with writable(target, "file"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as hidden:
-            made = Path(hidden) / "baseline.parquet"
-            pq.write_table(table, made, compression="zstd")
-            made.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
+        with writing(target, lasting=True) as part:
+            pq.write_table(table, part, compression="zstd")
 
 
 def read_baseline(path: str | Path) -> Baseline:
@@ -206,7 +203,10 @@ def read_baseline(path: str | Path) -> Baseline:
             schema = _SCHEMAS[version]
             table = file.read().select(schema.names).cast(schema)
         rows = [_read(row) for row in table.to_pylist()]
-        return Baseline(rows=tuple(rows), about=json.loads(held.get(b"robustcl.about", b"{}")))
+        found = Baseline(rows=tuple(rows), about=json.loads(held.get(b"robustcl.about", b"{}")))
+        if held.get(b"robustcl.digest") not in (None, _digest(found)):  # files of version 0.1.0 have none
+            raise ValueError("not as it was written")
+        return found
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         if isinstance(error, UserError):
             raise
@@ -247,6 +247,18 @@ def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
             raise UserError(f"records: two cells are called {names([row])[0]}, expected one of each name")
         made[row.key] = row
     return tuple(made.values())
+
+
+def _digest(baseline: Baseline) -> bytes:
+    """Hexadecimal digits of all that a baseline says."""
+    found = hashlib.sha256(json.dumps(baseline.about, sort_keys=True).encode())
+    for row in baseline.rows:
+        text = [getattr(row, name) for name in _TEXT if name != "seeds"]
+        estimate = to_table(row.estimate) if row.estimate else None
+        found.update(json.dumps([text, dict(row.seeds), estimate], sort_keys=True).encode())
+        for array in (row.image, row.label, row.right):
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest().encode()
 
 
 def _read(held: Mapping[str, Any]) -> Row:

@@ -1,6 +1,5 @@
 """The only owner of a run folder as its readers see it: the suite, the records, the stages and their files."""
 
-import json
 import zlib
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,7 @@ from robustcl.reports.frame import CORRUPTIONS, frame, suite_of
 from robustcl.reports.seeds import pooled
 from robustcl.reports.table import Table, tables
 from robustcl.reports.verdicts import verdicts
+from robustcl.reports.verified import note, verified
 
 Arrays = dict[str, NDArray[Any]]
 _ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")
@@ -81,27 +81,22 @@ class RunFolder:
         `made` says how it came about: git commit, versions, device, seconds, peak_memory (bytes).
         """
         found = sorted(self.root.glob(f"*/{key}/stage.json"))
-        if not found:
-            return None
-        try:
-            return dict(json.loads(found[0].read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            raise UserError(f"{found[0]}: damaged or truncated, expected a whole JSON file") from None
+        return note(found[0].parent) if found else None
 
     def file(self, key: str, name: str) -> Path | None:
-        """A file of the finished stage with this key, such as `curve.csv`."""
+        """A file of the finished stage with this key, such as `curve.csv`, as it was written."""
         found = sorted(self.root.glob(f"*/{key}/{name}"))
-        return found[0] if found else None
+        return verified(found[0]) if found else None
 
     def lineage(self, key: str) -> dict[str, dict[str, Any]]:
         """The stage with this key and all it was built on, by key, parents first: each as `stage` gives it."""
-        note = self.stage(key)
-        if note is None:
+        stage = self.stage(key)
+        if stage is None:
             return {}
         made: dict[str, dict[str, Any]] = {}
-        for parent in note["parents"].values():
+        for parent in stage["parents"].values():
             made |= self.lineage(parent)
-        return made | {key: note}
+        return made | {key: stage}
 
     def curve(self, key: str) -> pd.DataFrame | None:
         """The training curve of the finished stage with this key, one row per epoch: the loss by its named terms."""
@@ -118,8 +113,8 @@ class RunFolder:
         for entry in self.suite.get("probes", []):
             path = self.file(entry["stage"], "arrays.npz") if entry["probe"] == name else None
             if path is not None:
-                note, of = self.stage(entry["stage"]) or {}, {key: entry[key] for key in _ENTRY}
-                found.append(Probed(**of, part=note["part"], arrays=_arrays(path)))
+                of = {key: entry[key] for key in _ENTRY}
+                found.append(Probed(**of, part=(self.stage(entry["stage"]) or {})["part"], arrays=_arrays(path)))
         return found
 
 

@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 from robustcl.bench.findings import UNCHECKED
 from robustcl.models.errors import UserError
 from robustcl.models.value import plain
+from robustcl.models.whole import intact
 from robustcl.reports.about import About, read_about
 from robustcl.reports.trust import text_of
+from robustcl.reports.verified import verified
 
 SUITE_SCHEMA = 1
 RECORDS_SCHEMA = b"1"
@@ -58,9 +60,10 @@ def frame(runs: str | Path) -> pd.DataFrame:
     cells = _cells(suite, folder / "suite.json")
     places = [(number, folder / "evaluate" / str(stage)) for number, stage in enumerate(cells["stage"])]
     places = [(number, stage) for number, stage in places if stage.is_dir()]
-    cells = _told(cells, {number: read_about(stage / "records.parquet") for number, stage in places})
+    cells = _told(cells, {number: read_about(verified(stage / "records.parquet")) for number, stage in places})
     corrupt = {number: folder / "corrupt" / str(suite["cells"][number].get("corrupt", "none")) for number, _ in places}
-    places += [(number, stage) for number, stage in corrupt.items() if stage.is_dir()]
+    more = [(number, stage) for number, stage in corrupt.items() if stage.is_dir()]
+    places += [(number, verified(stage / "records.parquet").parent) for number, stage in more]
     finished = [number for number, _ in places]
     tables = [_records(stage / "records.parquet") for _, stage in places]
     rows: pd.DataFrame = pa.concat_tables([RECORDS.empty_table(), *tables]).to_pandas()
@@ -90,6 +93,8 @@ def suite_of(folder: Path) -> dict[str, Any]:
     found = suite.get("schema") if isinstance(suite, dict) else None
     if found != SUITE_SCHEMA:
         raise UserError(f"{path}: schema version {found!r} is unknown, expected {SUITE_SCHEMA}")
+    if not intact(suite):
+        raise UserError(f"{path}: damaged, not as it was written; the command that wrote it writes it again")
     return dict(suite)
 
 
