@@ -53,6 +53,7 @@ class Saved(Attack):
     an attack that aims at it. Errors: `UserError` for a file that is damaged, or of other images or labels.
     """
 
+    keyed: ClassVar[bool] = True  # it draws nothing
     version: ClassVar[int] = 1
 
     path: Path

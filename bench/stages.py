@@ -26,7 +26,7 @@ from robustcl.bench.probing import make_probe
 from robustcl.bench.provenance import provenance
 from robustcl.bench.references import again
 from robustcl.bench.store import Stage, Store, write_json
-from robustcl.models import checkpoint
+from robustcl.models import checkpoint, memory
 from robustcl.models.architecture import read_architecture
 from robustcl.models.encoder import Encoder
 from robustcl.models.share import processes
@@ -56,7 +56,8 @@ def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapp
 
     def work(folder: Path) -> Mapping[str, Any]:
         (folder / "progress").mkdir(exist_ok=True)
-        extra = kinds[stage.kind](stage, place, folder, report)
+        with memory.told(stage.label, "a device with more of it, or fewer --workers"):
+            extra = kinds[stage.kind](stage, place, folder, report)
         scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
         seconds = round(time.monotonic() - began, 3)

@@ -165,4 +165,6 @@ def _suite(path: Path) -> dict[str, Any]:
             raise ValueError
         return {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: truncated, changed or not a suite's; remove it or choose another --runs folder") from None
+        raise UserError(
+            f"{path}: truncated, changed or not a suite's; remove it or choose another --runs folder"
+        ) from None

@@ -88,7 +88,7 @@ def match(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
 
 def fingerprint(module: nn.Module) -> str:
     """16 hexadecimal digits of the SHA-256 of every tensor with its name."""
-    return _hash(module.state_dict()).hexdigest()[:16]
+    return _hash(module.state_dict())[:16]
 
 
 def save_encoder(path: Path, encoder: Encoder, deploy: str) -> None:
@@ -129,17 +129,16 @@ def load_classifier(path: str | Path) -> Classifier:
 
 def _digest(kind: str, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """64 hexadecimal digits of all that a checkpoint says and holds."""
-    found = _hash(tensors)
-    found.update(json.dumps([kind, description], sort_keys=True).encode())
-    return found.hexdigest()
+    said = json.dumps([kind, description, _hash(tensors)], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _hash(tensors: Mapping[str, Tensor]) -> Any:
+def _hash(tensors: Mapping[str, Tensor]) -> str:
     found = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found
+    return found.hexdigest()
 
 
 def _short(error: Exception) -> str:
