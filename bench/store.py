@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from robustcl.bench import locks
+from robustcl.bench.ground import firm
 from robustcl.models.errors import UserError
 from robustcl.models.value import digest
 from robustcl.models.whole import intact, sealed, settle, sha256, writable, writing
@@ -120,6 +121,7 @@ class Store:
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
         self.suite(name)  # which refuses
+        firm(self.root)
         with writable(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
