@@ -151,5 +151,5 @@ def _array(file: Path) -> NDArray[Any]:
         )
     try:
         return np.lib.format.open_memmap(file, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file}: not a readable .npy ({str(error).splitlines()[0][:100]})") from None
+    except Exception as error:  # a damaged header can raise anything, numpy reads it as Python's tokens
+        raise UserError(f"{file}: not a readable .npy ({str(error)[:100]})") from None

@@ -2,9 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from robustcl.models.errors import UserError
 from robustcl.models.whole import writing
 
 SCHEMA = 1
+M = TypeVar("M", bound=nn.Module)
 
 
 class Checkpoint(NamedTuple):
@@ -52,19 +53,24 @@ def read(path: str | Path) -> Checkpoint:
         raise UserError(f"{path}: truncated or not a safetensors file ({_short(error)})") from None
     if header is None:
         raise UserError(f"{path}: a foreign safetensors file, expected one with robustcl's description in its header")
+    kind, description, digest = _described(header, path)
+    if digest not in (None, _digest(kind, description, tensors)):  # files of version 0.1.0 have none
+        raise UserError(f"{path}: not as it was written (a bit has changed), expected the file that robustcl wrote")
+    return Checkpoint(kind, description, tensors)
+
+
+def _described(header: str, path: Path) -> tuple[str, dict[str, Any], str | None]:
+    """Kind, description and digest, as `write` writes them."""
     try:
         found = dict(json.loads(header))
-        if found["schema"] != SCHEMA:
-            schema = f"schema {found['schema']}, expected {SCHEMA}"
-            raise UserError(f"{path}: {schema}; written by another robustcl version")
-        held = Checkpoint(str(found["kind"]), dict(found["description"]), tensors)
-    except (ValueError, TypeError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: damaged, expected robustcl's description in its header") from None
-    if found.get("digest") not in (None, _digest(*held)):  # files of version 0.1.0 have none
-        raise UserError(f"{path}: not as it was written (a bit has changed), expected the file that robustcl wrote")
-    return held
+        schema, kind, description = found.get("schema"), found.get("kind"), found.get("description")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: a damaged header ({_short(error)}), expected robustcl's description in it") from None
+    if schema != SCHEMA:
+        raise UserError(f"{path}: schema {schema}, expected {SCHEMA}; written by another robustcl version")
+    if not isinstance(kind, str) or not isinstance(description, dict):
+        raise UserError(f"{path}: a damaged header, expected a kind and a description in it")
+    return kind, description, found.get("digest")
 
 
 def match(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
@@ -72,6 +78,12 @@ def match(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
 
     Errors: `UserError` with the report where a tensor is missing, left over or of another shape.
     """
+    report = _compare(module, tensors, where)
+    module.load_state_dict(dict(tensors), strict=True)
+    return report
+
+
+def _compare(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
     expected = module.state_dict()
     missing = sorted(expected.keys() - tensors.keys())
     extra = sorted(tensors.keys() - expected.keys())
@@ -82,7 +94,6 @@ def match(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> str:
     wrong = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]
     if wrong:
         raise UserError(f"{where}: {report}, expected all of them and no other; {', '.join(wrong)}")
-    module.load_state_dict(dict(tensors), strict=True)
     return report
 
 
@@ -104,10 +115,9 @@ def load_encoder(path: str | Path, route: str | None = None) -> Encoder:
     found = read(path)
     if found.kind != "encoder":
         raise UserError(f"{path}: holds a {found.kind}, expected an encoder")
-    encoder = from_description(found.description, str(path))
-    match(encoder, found.tensors, str(path))
+    encoder = _filled(found, path, lambda: from_description(found.description, str(path)))
     encoder.eval()
-    return encoder if route == "all" else encoder.keep(route or found.description["deploy"])
+    return encoder if route == "all" else encoder.keep(route or str(found.description.get("deploy")))
 
 
 def save_classifier(path: Path, classifier: Classifier) -> None:
@@ -121,10 +131,30 @@ def load_classifier(path: str | Path) -> Classifier:
     found = read(path)
     if found.kind != "classifier":
         raise UserError(f"{path}: holds an {found.kind}, expected a classifier")
-    encoder = from_description(found.description, str(path))
-    classifier = Classifier(encoder, nn.Linear(encoder.width, int(found.description["classes"])))
-    match(classifier, found.tensors, str(path))
-    return classifier.eval()
+    classes = found.description.get("classes")
+    if not isinstance(classes, int) or classes < 1:
+        raise UserError(f"{path}: a classifier of {classes!r} classes, expected their number")
+
+    def build() -> Classifier:
+        encoder = from_description(found.description, str(path))
+        return Classifier(encoder, nn.Linear(encoder.width, classes))
+
+    return _filled(found, path, build).eval()
+
+
+def _filled(found: Checkpoint, path: str | Path, build: Callable[[], M]) -> M:
+    """The network that `build` makes, with the tensors of the file.
+
+    It is built without memory first, and compared with them: a header may describe more than any machine holds.
+    """
+    try:
+        with torch.device("meta"):
+            _compare(build(), found.tensors, str(path))
+    except (RuntimeError, OverflowError) as error:  # torch's words for sizes that it cannot count
+        raise UserError(f"{path}: not the description of a network ({_short(error)})") from None
+    network = build()
+    match(network, found.tensors, str(path))
+    return network
 
 
 def _digest(kind: str, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
@@ -142,4 +172,4 @@ def _hash(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _short(error: Exception) -> str:
-    return str(error).splitlines()[0][:80]
+    return (str(error).splitlines() or [type(error).__name__])[0][:80]

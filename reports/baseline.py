@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from robustcl.models.arrays import check_size
 from robustcl.models.errors import UserError, unknown
+from robustcl.models.naming import check_seen
 from robustcl.models.whole import writable, writing
 from robustcl.reports.estimate import Estimate, from_table, to_table
 from robustcl.reports.frame import CLEAN
@@ -196,18 +198,23 @@ def read_baseline(path: str | Path) -> Baseline:
             held = file.schema_arrow.metadata or {}
             version = held.get(b"robustcl.baseline", b"none")
             if version not in _SCHEMAS:
-                what = "not a baseline" if version == b"none" else f"a baseline of unknown version {version.decode()}"
+                what = (
+                    "not a baseline"
+                    if version == b"none"
+                    else f"a baseline of unknown version {version.decode(errors='replace')}"
+                )
                 raise UserError(
                     f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
                 )
+            check_size(file.metadata, Path(path))
             schema = _SCHEMAS[version]
             table = file.read().select(schema.names).cast(schema)
         rows = [_read(row) for row in table.to_pylist()]
-        found = Baseline(rows=tuple(rows), about=json.loads(held.get(b"robustcl.about", b"{}")))
+        found = Baseline(rows=tuple(rows), about=dict(json.loads(held.get(b"robustcl.about", b"{}"))))
         if held.get(b"robustcl.digest") not in (None, _digest(found)):  # files of version 0.1.0 have none
             raise ValueError("not as it was written")
         return found
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         reason = str(error).partition("\n")[0]
@@ -264,7 +271,11 @@ def _digest(baseline: Baseline) -> bytes:
 def _read(held: Mapping[str, Any]) -> Row:
     arrays: dict[str, type[Any]] = {"image": np.int32, "label": np.int16, "right": np.bool_}
     given = {name: np.asarray(held[name], dtype=kind) for name, kind in arrays.items()}
+    empty = [name for name in _TEXT if not isinstance(held[name], str)]
+    if empty:
+        raise ValueError(f"{empty[0]} without text")
     if len({len(array) for array in given.values()}) != 1:
         raise ValueError("lists of unequal length")
     estimate = from_table(json.loads(held["estimate"])) if held.get("estimate") else None
+    check_seen({name: held[name] for name in _TEXT}, "baseline")
     return Row(**{**held, **given, "seeds": json.loads(held["seeds"]), "estimate": estimate})

@@ -15,7 +15,7 @@ def note(folder: Path) -> dict[str, Any]:
     path = folder / NOTE
     try:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         raise UserError(f"{path}: damaged or truncated, expected a whole JSON file") from None
     if not intact(held):
         raise UserError(f"{path}: not as it was written (changed); remove the folder and run again")
@@ -28,8 +28,8 @@ def verified(path: Path) -> Path:
     Errors: `UserError` where it has changed since, which no format of ours would tell by itself.
     """
     if (path.parent / NOTE).is_file():
-        hashes = note(path.parent).get("files", {})
-        if hashes.get(path.name) != sha256(path):
+        written = note(path.parent).get("files", {}).get(path.name)
+        if written is not None and written != sha256(path):
             raise UserError(
                 f"{path}: damaged, not as it was written (truncated or changed); remove the folder and run again"
             )
