@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from robustcl.models.errors import UserError
 
 ROOM, TIMES = 2**30, 100  # bytes that any archive may unpack to, and how often its own size beyond
+_END = 22  # bytes of the record that ends an archive
 VALUES = 10**7  # that any parquet file may hold; beyond, TIMES its bytes
 _HEADERS: Mapping[tuple[int, int], Any] = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -28,6 +29,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with zipfile.ZipFile(path) as file:
             _check_room(file.infolist(), path.stat().st_size)
+            _check_count(path, len(file.infolist()))
             return {entry.filename.removesuffix(".npy"): _array(file, entry) for entry in file.infolist()}
     except Exception as error:  # what is damaged can raise anything; what it raised stands in the line
         reason = (str(error).splitlines() or [""])[0][:100]
@@ -49,6 +51,16 @@ def _check_room(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
     promised = sum(entry.file_size for entry in entries)
     if promised > max(ROOM, TIMES * size):
         raise ValueError(f"unpacks to {promised} bytes, expected at most {TIMES} times its size")
+
+
+def _check_count(path: Path, found: int) -> None:
+    """Whether an archive has as many entries as its last bytes say: one flipped bit can have one swallow the next."""
+    with path.open("rb") as file:
+        file.seek(-_END, 2)
+        end = file.read()
+    count = int.from_bytes(end[10:12], "little")
+    if end.startswith(b"PK\5\6") and count not in (found, 0xFFFF):  # which stands for more than fit
+        raise ValueError(f"{found} arrays, expected {count}")
 
 
 def _array(file: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from robustcl.models.errors import UserError
 
 SEAL = "seal"
 _LENGTH = 32  # bytes of a SHA-256
+_MARK = b"\0robustcl sha256\0"
 
 
 @contextmanager
@@ -80,6 +81,20 @@ def read_sealed(path: Path) -> bytes | None:
         return None
     content, seal = held[:-_LENGTH], held[-_LENGTH:]
     return content if hashlib.sha256(content).digest() == seal else None
+
+
+def with_seal(parquet: bytes) -> bytes:
+    """A parquet file with its SHA-256 between what it holds and its footer, where no reader of parquet looks."""
+    at = len(parquet) - 8 - int.from_bytes(parquet[-8:-4], "little")
+    return parquet[:at] + _MARK + hashlib.sha256(parquet).digest() + parquet[at:]
+
+
+def seal_holds(parquet: bytes) -> bool:
+    """Whether such a file is as it was written; one without a seal, as older versions wrote them, counts."""
+    at = parquet.rfind(_MARK)
+    end = at + len(_MARK)
+    rest, seal = parquet[:at] + parquet[end + _LENGTH :], parquet[end : end + _LENGTH]
+    return at < 0 or hashlib.sha256(rest).digest() == seal
 
 
 def sealed(held: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The only owner of baselines: the verdicts per image of the rows that a gate watches, as values and as one file."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from robustcl.models.arrays import check_size
 from robustcl.models.errors import UserError, unknown
 from robustcl.models.naming import check_seen
-from robustcl.models.whole import writable, writing
+from robustcl.models.whole import seal_holds, with_seal, writable, writing
 from robustcl.reports.estimate import Estimate, from_table, to_table
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.seeds import attack, seed_columns
@@ -177,12 +176,13 @@ def write_baseline(path: str | Path, baseline: Baseline) -> None:
     if version == ESTIMATED:
         columns["estimate"] = [json.dumps(to_table(of)) if of else "" for of in columns["estimate"]]
     about = json.dumps(baseline.about, sort_keys=True).encode()
-    told = {b"robustcl.baseline": version, b"robustcl.about": about, b"robustcl.digest": _digest(baseline)}
+    told = {b"robustcl.baseline": version, b"robustcl.about": about}
     table = pa.table(columns, schema=schema).replace_schema_metadata(told)
     with writable(target, "file"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with writing(target, lasting=True) as part:
             pq.write_table(table, part, compression="zstd")
+            part.write_bytes(with_seal(part.read_bytes()))
 
 
 def read_baseline(path: str | Path) -> Baseline:
@@ -194,26 +194,23 @@ def read_baseline(path: str | Path) -> Baseline:
             f"{path}: no such file, expected a baseline; 'robustcl bless RUNS --baseline {path}' writes one"
         )
     try:
-        with pq.ParquetFile(path) as file:
+        content = Path(path).read_bytes()
+        if not seal_holds(content):  # before pyarrow sees it, which may end the process over one wrong bit
+            raise ValueError("not as it was written")
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
             held = file.schema_arrow.metadata or {}
             version = held.get(b"robustcl.baseline", b"none")
             if version not in _SCHEMAS:
-                what = (
-                    "not a baseline"
-                    if version == b"none"
-                    else f"a baseline of unknown version {version.decode(errors='replace')}"
-                )
+                found = version.decode(errors="replace")
+                what = "not a baseline" if version == b"none" else f"a baseline of unknown version {found}"
                 raise UserError(
                     f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
                 )
             check_size(file.metadata, Path(path))
             schema = _SCHEMAS[version]
             table = file.read().select(schema.names).cast(schema)
-        rows = [_read(row) for row in table.to_pylist()]
-        found = Baseline(rows=tuple(rows), about=dict(json.loads(held.get(b"robustcl.about", b"{}"))))
-        if held.get(b"robustcl.digest") not in (None, _digest(found)):  # files of version 0.1.0 have none
-            raise ValueError("not as it was written")
-        return found
+        rows = [_read(row, str(path)) for row in table.to_pylist()]
+        return Baseline(rows=tuple(rows), about=dict(json.loads(held.get(b"robustcl.about", b"{}"))))
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
@@ -256,19 +253,7 @@ def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(made.values())
 
 
-def _digest(baseline: Baseline) -> bytes:
-    """Hexadecimal digits of all that a baseline says."""
-    found = hashlib.sha256(json.dumps(baseline.about, sort_keys=True).encode())
-    for row in baseline.rows:
-        text = [getattr(row, name) for name in _TEXT if name != "seeds"]
-        estimate = to_table(row.estimate) if row.estimate else None
-        found.update(json.dumps([text, dict(row.seeds), estimate], sort_keys=True).encode())
-        for array in (row.image, row.label, row.right):
-            found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest().encode()
-
-
-def _read(held: Mapping[str, Any]) -> Row:
+def _read(held: Mapping[str, Any], where: str) -> Row:
     arrays: dict[str, type[Any]] = {"image": np.int32, "label": np.int16, "right": np.bool_}
     given = {name: np.asarray(held[name], dtype=kind) for name, kind in arrays.items()}
     empty = [name for name in _TEXT if not isinstance(held[name], str)]
@@ -277,5 +262,5 @@ def _read(held: Mapping[str, Any]) -> Row:
     if len({len(array) for array in given.values()}) != 1:
         raise ValueError("lists of unequal length")
     estimate = from_table(json.loads(held["estimate"])) if held.get("estimate") else None
-    check_seen({name: held[name] for name in _TEXT}, "baseline")
+    check_seen({name: held[name] for name in _TEXT}, where)
     return Row(**{**held, **given, "seeds": json.loads(held["seeds"]), "estimate": estimate})
