@@ -2,20 +2,20 @@
 
 import hashlib
 import io
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustcl.bench.judge import Attack, Judge
+from robustcl.models.arrays import read_arrays
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Norm, Threat
 from robustcl.models.value import value
+from robustcl.models.whole import writable, writing
 from robustcl.pretraining.images import Images
 
 _ARRAYS = ("adversarial", "index", "label", "judge", "broken", "original", "threat")
@@ -40,9 +40,8 @@ def save(path: Path, images: Images, threat: Threat, kept: Mapping[str, tuple[Te
     }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(buffer.getvalue())
-    part.replace(path)
+    with writable(path, "file"), writing(path) as part:
+        part.write_bytes(buffer.getvalue())
 
 
 @value
@@ -53,6 +52,7 @@ class Saved(Attack):
     an attack that aims at it. Errors: `UserError` for a file that is damaged, or of other images or labels.
     """
 
+    keyed: ClassVar[bool] = True  # it draws nothing
     version: ClassVar[int] = 1
 
     path: Path
@@ -113,12 +113,13 @@ class Saved(Attack):
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            found = {name: file[name] for name in _ARRAYS}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, BadZipFile, zlib.error) as error:
-        reason = type(error).__name__
-        raise UserError(f"{path}: damaged or not adversarial images that were saved ({reason})") from None
-    if found["adversarial"].dtype != np.float32 or len({len(found[name]) for name in _ARRAYS[:-1]}) != 1:
+        held = read_arrays(path)
+        found = {name: held[name] for name in _ARRAYS}
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{path}: damaged or not adversarial images that were saved ({error})") from None
+    rows = {found[name].shape[:1] for name in _ARRAYS[:-1]}
+    flat = all(found[name].ndim == 1 for name in _ARRAYS[1:-1])
+    if found["adversarial"].dtype != np.float32 or found["judge"].dtype.kind != "U" or len(rows) != 1 or not flat:
         raise UserError(f"{path}: damaged, expected float32 images and one row of each array per image")
     return found
 

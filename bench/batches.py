@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from robustcl.bench.judge import Judge
 from robustcl.models.errors import UserError
+from robustcl.models.whole import read_sealed, write_sealed, writing
 
 Note = Mapping[str, str]
 """What finished batches depend on, part by part, as text for people."""
@@ -33,7 +33,8 @@ class Batches:
         if path.exists():
             _check(folder, path, note)
         else:
-            _write(path, json.dumps(note, indent=1).encode())
+            with writing(path) as part:
+                part.write_text(json.dumps(note, indent=1))
 
     def save(self, judge: Judge, order: int, rows: Tensor) -> None:
         """Keep what `judge` holds of a finished batch of the attack number `order`."""
@@ -42,7 +43,7 @@ class Batches:
         arrays: dict[str, Any] = {name: held[rows].cpu().numpy() for name, held in judge.held.items()}
         buffer = io.BytesIO()
         np.savez(buffer, rows=rows.cpu().numpy(), images=_images(judge, rows), **arrays)
-        _write(self.folder / f"{order:03d}-{int(rows[0]):08d}.npz", buffer.getvalue())
+        write_sealed(self.folder / f"{order:03d}-{int(rows[0]):08d}.npz", buffer.getvalue())
 
     def restore(self, judge: Judge, order: int) -> None:
         """Give `judge` back every finished batch of the attack number `order`.
@@ -53,12 +54,12 @@ class Batches:
         if self.folder is None:
             return
         for path in sorted(self.folder.glob(f"{order:03d}-*.npz")):
-            try:
-                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                    arrays = {name: torch.from_numpy(file[name]).to(judge.y.device) for name in file.files}
-            except (OSError, ValueError, EOFError, BadZipFile):
-                path.unlink()  # a batch that cannot be read is attacked again
+            content = read_sealed(path)
+            if content is None:
+                path.unlink()  # a batch that is not as it was kept is attacked again
                 continue
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
+                arrays = {name: torch.from_numpy(file[name]).to(judge.y.device) for name in file.files}
             rows, images = arrays.pop("rows"), arrays.pop("images", None)
             if images is None or rows.max() >= len(judge.y) or not np.array_equal(images.cpu(), _images(judge, rows)):
                 path.unlink()
@@ -82,10 +83,3 @@ def _check(folder: Path, path: Path, note: Note) -> None:
     differ = [f"{part} ({old} then, {new} now)" for part, old, new in pairs if old != new]
     if differ:
         raise UserError(f"{folder}: holds batches of other {', '.join(differ)}; remove it to start anew")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none."""
-    part = path.with_suffix(".part")
-    part.write_bytes(content)
-    part.replace(path)

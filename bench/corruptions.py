@@ -1,5 +1,6 @@
 """The only owner of common corruptions: CIFAR-10-C and CIFAR-100-C as files, and the records of a model on them."""
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from robustcl.bench.evaluate import Model, Trial, judge
 from robustcl.models.errors import UserError
 from robustcl.models.threat import Threat
 from robustcl.models.value import value
+from robustcl.models.whole import read_sealed, write_sealed
 from robustcl.pretraining.images import Images
 
 JUDGE = "corruptions"
@@ -111,8 +113,9 @@ def corrupted(
     stacks = [(name, severity) for name in files if name != "labels" for severity in severities]
     for name, severity in stacks:
         kept = keep / f"{name}-{severity}.parquet" if keep else None
-        if kept and kept.exists():
-            parts.append(pd.read_parquet(kept))
+        held = read_sealed(kept) if kept else None
+        if held is not None:
+            parts.append(pd.read_parquet(io.BytesIO(held)))
         else:
             parts.append(_judged(model, images, name, severity, files[name]))
             _keep(parts[-1], kept)
@@ -132,11 +135,11 @@ def _judged(model: Model, images: Images, name: str, severity: int, file: Path) 
 
 
 def _keep(found: pd.DataFrame, path: Path | None) -> None:
-    """Write records whole or not at all."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        records.write(path.with_suffix(".part"), found)
-        path.with_suffix(".part").replace(path)
+        buffer = io.BytesIO()
+        records.write(buffer, found)
+        write_sealed(path, buffer.getvalue())
 
 
 def _array(file: Path) -> NDArray[Any]:
@@ -148,5 +151,5 @@ def _array(file: Path) -> NDArray[Any]:
         )
     try:
         return np.lib.format.open_memmap(file, mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file}: not a readable .npy ({str(error).splitlines()[0][:100]})") from None
+    except Exception as error:  # a damaged header can raise anything, numpy reads it as Python's tokens
+        raise UserError(f"{file}: not a readable .npy ({str(error)[:100]})") from None

@@ -20,6 +20,7 @@ from robustcl.bench.records import SCHEMA
 from robustcl.models.checkpoint import fingerprint
 from robustcl.models.errors import NumberError, UserError
 from robustcl.models.lean import rounding
+from robustcl.models.memory import pieces
 from robustcl.models.threat import Threat
 from robustcl.models.value import digest
 from robustcl.pretraining.images import Images
@@ -209,16 +210,17 @@ class _Worst:
 
 def _answers(model: Counted, images: Images, batch: int) -> Tensor:
     """Clean logits (n, classes) in float32."""
-    parts = []
-    for at in range(0, len(images), batch):
-        rows = slice(at, min(at + batch, len(images)))
+
+    def answered(rows: Tensor) -> Tensor:
         logits = untouched(model, images.floats(rows))
-        expected = (len(images.labels[rows]), images.classes)
+        expected = (len(rows), images.classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(f"model: answers of shape {shape}, expected logits of shape {expected}")
-        parts.append(logits.float())
-    answers = torch.cat(parts)
+        return logits.float()
+
+    parts = torch.arange(len(images), device=images.labels.device).split(batch)
+    answers = torch.cat([found for rows in parts for found in pieces(rows, answered, "model")])
     if not torch.isfinite(answers).all():
         bad = int((~torch.isfinite(answers)).any(1).nonzero()[0])
         raise NumberError(f"model: the answer to image {int(images.index[bad])} is not finite")

@@ -1,11 +1,11 @@
 """The only owner of the user's files that stages read: each hashed and tried once, known to keys by its content."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from robustcl.models.errors import UserError
+from robustcl.models.whole import sha256
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class Files:
         if path not in self.hashes:
             if not path.is_file():
                 raise UserError(f"{where}: {path}: no such file, expected labels or weights")
-            self.hashes[path] = content(path)
+            self.hashes[path] = sha256(path)
             self.known[self.hashes[path]] = path
         return self.hashes[path]
 
@@ -37,15 +37,9 @@ class Files:
         return found
 
 
-def content(path: Path) -> str:
-    """The SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def unchanged(key: str, files: Mapping[str, Path], where: str) -> Path:
     """The user's file of this content. Errors: `UserError` where it has another one by now."""
     path = files[key]
-    if not path.is_file() or content(path) != key:
+    if not path.is_file() or sha256(path) != key:
         raise UserError(f"{where}: {path} has changed since the plan was made; run again")
     return path

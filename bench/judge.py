@@ -81,6 +81,8 @@ class Judge:
         self.done = torch.zeros(n, dtype=torch.bool, device=y.device)
         self.point = x.clone() if keep_points else None
         self.shard = (0, 1)
+        self.at_once: int | None = None  # images of a batch, where the memory ended on more: see `memory.run`
+        self.began = model.passes  # at the start of the batch that is under way
 
     @property
     def held(self) -> dict[str, Tensor]:
@@ -99,10 +101,21 @@ class Judge:
         answers are the same in every run, restarted or not.
         """
         first, count = self.shard
-        for rows in torch.arange(len(self.y), device=self.y.device).split(size or self.batch)[first::count]:
-            if not self.done[rows].all():
-                seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
-                yield rows
+        for batch in torch.arange(len(self.y), device=self.y.device).split(size or self.batch)[first::count]:
+            for rows in batch.split(self.at_once or len(batch)):
+                if not self.done[rows].all():
+                    self._begin(rows)
+                    seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
+                    yield rows
+
+    def _begin(self, rows: Tensor) -> None:
+        """Forget what an attempt that came to no end has left of these rows."""
+        self.began = self.model.passes
+        self.answer[rows], self.margin[rows] = self.y[rows], torch.inf
+        self.distance[rows] = self.outside[rows] = 0
+        self.step[rows], self.passes[rows] = -1, 0
+        if self.point is not None:
+            self.point[rows] = self.x[rows]
 
     def confirm(self, adversarial: Tensor, rows: Tensor, step: int | Tensor) -> Tensor:
         """Project these images, let the float32 model answer and keep what is broken: (len(rows),) bool.

@@ -1,5 +1,6 @@
 """The only owner of records, schema version 1: one row per image and attempted attack, the contract with `reports`."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +30,7 @@ SCHEMA = pa.schema(
 )
 
 
-def write(path: Path, records: pd.DataFrame, about: Mapping[str, Any] | None = None) -> None:
+def write(path: Path | io.BytesIO, records: pd.DataFrame, about: Mapping[str, Any] | None = None) -> None:
     """Write records, already ordered by image and then by attack, as parquet.
 
     `about` is plain and says what the records are: threat, fingerprints, protocol, reliability. It lies in the file's

@@ -20,6 +20,7 @@ from robustcl.bench.estimate import broken_by, designs
 from robustcl.bench.evaluate import Trial
 from robustcl.bench.findings import Finding, Reliability, Verdict, beyond, graded, share
 from robustcl.bench.judge import Attack, Counted, Model, frozen, global_draws, margins
+from robustcl.models.memory import ENDS, pieces
 from robustcl.models.threat import Threat
 from robustcl.pretraining.images import Images
 
@@ -82,15 +83,21 @@ class _Look:
 
 
 def _look(model: Counted, images: Images, trial: Trial) -> _Look:
-    found: list[tuple[Tensor, ...]] = []
-    for rows in torch.arange(len(images), device=images.labels.device).split(trial.batch):
-        x, y = images.floats(rows), images.labels[rows]
-        with torch.enable_grad():
-            point = x.clone().requires_grad_()
-            logits = model(point)
-            entropy = nn.functional.cross_entropy(logits, y, reduction="sum")
-            flat = [_flat(loss, point, trial.threat) for loss in (entropy, margins(logits, y).sum())]
-        found.append((logits.detach().float(), model(x).float(), y, *flat))
+    def seen(rows: Tensor) -> tuple[Tensor, ...]:
+        x, y, before = images.floats(rows), images.labels[rows], model.passes
+        try:
+            with torch.enable_grad():
+                point = x.clone().requires_grad_()
+                logits = model(point)
+                entropy = nn.functional.cross_entropy(logits, y, reduction="sum")
+                flat = [_flat(loss, point, trial.threat) for loss in (entropy, margins(logits, y).sum())]
+            return logits.detach().float(), model(x).float(), y, *flat
+        except ENDS:
+            model.passes = before  # they are counted again, in smaller pieces
+            raise
+
+    parts = torch.arange(len(images), device=images.labels.device).split(trial.batch)
+    found = [part for rows in parts for part in pieces(rows, seen, "model")]
     logits, again, labels, entropy, margin = (torch.cat(column) for column in zip(*found, strict=True))
     return _Look(logits=logits, again=again, labels=labels, flat_entropy=entropy, flat_margin=margin)
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from robustcl.bench import forks
+from robustcl.bench import forks, memory
 from robustcl.bench.batches import Batches
 from robustcl.bench.forks import Told
 from robustcl.bench.judge import Attack, Counted, Judge
@@ -56,7 +56,7 @@ def run(attack: Attack, court: Judge, workers: int, desk: Batches, order: int, t
     """
     count = min(workers, -(-len(court.y) // court.batch))
     if count < 2 or (court.y.is_cuda and _alone(attack)):
-        attack.run(court)
+        memory.run(attack, court)
         return
     with TemporaryDirectory() if desk.folder is None else nullcontext() as folder:
         kept = desk if folder is None else Batches(Path(folder), {})
@@ -107,7 +107,7 @@ def _shard(attack: Attack, court: Judge, shard: tuple[int, int], kept: Batches, 
 
     court.shard, court.finished = shard, finished
     with torch.no_grad():  # as judging does; a new thread begins with torch's default
-        attack.run(court)
+        memory.run(attack, court)
 
 
 def _copy(court: Judge, device: torch.device) -> Judge:

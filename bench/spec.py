@@ -27,6 +27,7 @@ from robustcl.bench.tables import alike, entries, find_suite, grid, merged, over
 from robustcl.bench.transfer import transfers
 from robustcl.models.architecture import read_architecture
 from robustcl.models.errors import UserError, nearest, unknown
+from robustcl.models.naming import check_seen
 from robustcl.models.plugin import find
 from robustcl.models.threat import Threat
 from robustcl.models.value import Table, read
@@ -48,6 +49,7 @@ def read_suite(name: str | Path, overrides: Sequence[str] = (), table: Table | N
         name, (table, text) = path.stem, merged(path)
     for given in overrides:
         override(table, given)
+    check_seen(table, str(name))
     if "extends" in table:
         raise UserError("--set extends: what a suite extends is read before --set, expected it in the file")
     head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), text.splitlines()))

@@ -25,6 +25,7 @@ from robustcl.bench.provenance import provenance
 from robustcl.bench.references import again
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models import checkpoint
+from robustcl.models import memory as exhaustion
 from robustcl.models.architecture import read_architecture
 from robustcl.models.encoder import Encoder
 from robustcl.models.share import processes
@@ -54,7 +55,10 @@ def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapp
 
     def work(folder: Path) -> Mapping[str, Any]:
         (folder / "progress").mkdir(exist_ok=True)
-        with logged(folder, stage.label, report, **where) as journal:
+        with (
+            logged(folder, stage.label, report, **where) as journal,
+            exhaustion.told(stage.label, "a device with more of it, or fewer --workers"),
+        ):
             extra = kinds[stage.kind](stage, place, folder, journal)
         return {**provenance(), **where, "seconds": journal.seconds, **memory(), **extra}
 

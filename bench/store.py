@@ -3,7 +3,6 @@
 In the key: everything that changes a number. Beside it, in `stage.json`: where, when and with what it was made.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,8 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from robustcl.bench import locks
+from robustcl.bench.ground import firm
 from robustcl.models.errors import UserError
 from robustcl.models.value import digest
+from robustcl.models.whole import intact, sealed, settle, sha256, writable, writing
 
 SCHEMA = 1
 _OURS = (".locks", ".suite.json.part")  # what a kill may leave of a claim, before there is a suite.json
@@ -59,7 +60,7 @@ class Store:
         written = self.note(stage)["files"].get(name)
         if written is None or not path.is_file():
             raise UserError(f"{path}: missing, expected it beside stage.json; remove the folder to make it anew")
-        if _sha256(path) != written:
+        if sha256(path) != written:
             raise UserError(f"{path}: not as it was written (truncated or changed); remove the folder to make it anew")
         return path
 
@@ -67,11 +68,13 @@ class Store:
         """The stage's `stage.json`."""
         path = self.folder(stage) / "stage.json"
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError):
+            found: dict[str, Any] = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
             raise UserError(f"{path}: missing or truncated; remove the folder to make it anew") from None
         if found.get("schema") != SCHEMA or found.get("key") != stage.key:
             raise UserError(f"{path}: schema {found.get('schema')}, key {found.get('key')}, expected {stage.key}")
+        if not intact(found):
+            raise UserError(f"{path}: not as it was written (changed); remove the folder to make it anew")
         return found
 
     def make(self, stage: Stage, work: Callable[[Path], Mapping[str, Any]], *, wait: bool = True) -> bool:
@@ -81,16 +84,20 @@ class Store:
         the key. What it keeps for a restart lies in `progress/` and is dropped at the end. Without `wait` the answer is
         False where another process works at the stage.
         """
-        with _writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
+        with writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
             if not mine or self.has(stage):
                 return mine
             hidden = self.root / stage.kind / f".{stage.key}"
             hidden.mkdir(parents=True, exist_ok=True)
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
                 made = work(hidden)
+                for path in hidden.iterdir():  # what is noted is whole, also after the machine lost its power
+                    settle(path)
                 write_json(hidden / "stage.json", _noted(stage, hidden, made))
             shutil.rmtree(hidden / "progress", ignore_errors=True)
+            settle(hidden)
             hidden.rename(self.folder(stage))
+            settle(hidden.parent)
             return True
 
     def holder(self, kind: str, key: str) -> locks.Holder | None:
@@ -118,7 +125,8 @@ class Store:
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
         self.suite(name)  # which refuses, before the claim is laid down in a folder of somebody else's
-        with _writable(self.root), locks.claimed(self._lock("suite")):
+        firm(self.root)
+        with writable(self.root), locks.claimed(self._lock("suite")):
             self.suite(name)
             self._enter(name, resolved, cells, probes, stages)
 
@@ -132,7 +140,7 @@ class Store:
                     f"{self.root}: written by suite '{held['suite']}', expected '{name}'; choose another --runs folder"
                 )
             return {key: list(held[key]) for key in ("cells", "probes")}
-        with _writable(self.root):
+        with writable(self.root):
             if self.root.exists() and any(child.name not in _OURS for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
         return {"cells": [], "probes": []}
@@ -142,7 +150,7 @@ class Store:
 
         Errors: as `claim_suite`.
         """
-        with _writable(self.root), locks.claimed(self._lock("suite")):
+        with writable(self.root), locks.claimed(self._lock("suite")):
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}
@@ -162,10 +170,9 @@ class Store:
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
-    part.replace(path)
+    """Write JSON with a seal, whole or not at all, also where the machine then loses its power."""
+    with writing(path, lasting=True) as part:
+        part.write_text(json.dumps(sealed(held), indent=1, ensure_ascii=False) + "\n")
 
 
 def _entry(stage: Stage) -> dict[str, Any]:
@@ -178,28 +185,19 @@ def _noted(stage: Stage, folder: Path, made: Mapping[str, Any]) -> dict[str, Any
     held = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
     parents = {role: parent.key for role, parent in stage.parents.items()}
     what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
-    return {"schema": SCHEMA, **what, "files": {path.name: _sha256(path) for path in held}, "made": made}
+    return {"schema": SCHEMA, **what, "files": {path.name: sha256(path) for path in held}, "made": made}
 
 
 def _suite(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text())
+        if not intact(held):
+            raise ValueError
         found = {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: truncated or not a suite's; remove it or choose another --runs folder") from None
+        raise UserError(
+            f"{path}: truncated, changed or not a suite's; remove it or choose another --runs folder"
+        ) from None
     if held.get("schema") != SCHEMA:
         raise UserError(f"{path}: schema {held.get('schema')}, expected {SCHEMA}; written by another robustcl version")
     return found
-
-
-@contextmanager
-def _writable(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{root}: cannot be written ({error.strerror or error}), expected a writable folder") from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

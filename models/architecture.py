@@ -10,6 +10,7 @@ from robustcl.models.plugin import find
 from robustcl.models.value import read, value
 
 PACKAGE = "robustcl.models.architectures"
+WIDEST = 4096  # channels of a first stage: more is a slip of the pen, or a file that wants all memory
 
 
 class Body(nn.Module, ABC):

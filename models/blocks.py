@@ -116,7 +116,7 @@ class Mean(nn.Module):
 def initialise(module: nn.Module) -> None:
     """Draw every convolution below `module` anew, from torch's global generator; set its batch norms to their start."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d):
+        if isinstance(part, nn.Conv2d) and not part.weight.is_meta:  # a network without memory has nothing to draw
             nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(part, nn.BatchNorm2d):
             part.reset_parameters()

@@ -131,5 +131,5 @@ def from_description(description: Mapping[str, Any], where: str) -> Encoder:
         )
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"{where}: not the description of an encoder ({error!r})") from None

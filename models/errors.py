@@ -3,9 +3,17 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a line that people are to read
+
 
 class UserError(ValueError):
-    """A mistake of the user's: printed as one line, without a traceback, with exit code 2."""
+    """A mistake of the user's: printed as one line, without a traceback, with exit code 2.
+
+    The line may quote whatever a file holds: control characters are written out, so that no terminal obeys them.
+    """
+
+    def __init__(self, line: object) -> None:
+        super().__init__(printable(str(line)))
 
 
 class NumberError(ArithmeticError):
@@ -14,6 +22,12 @@ class NumberError(ArithmeticError):
 
 class LostError(RuntimeError):
     """Work that was lost with its process, such as one that ran out of memory: exit code 3, nobody can tell."""
+
+
+def printable(text: str) -> str:
+    """`text` on one line of at most 2,000 characters, with what is not to be seen written out: `\\x1b`."""
+    shown = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[: 2 * LONGEST])
+    return shown if len(shown) <= LONGEST else f"{shown[:LONGEST]} ..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

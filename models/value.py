@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from fractions import Fraction
 from typing import Any, TypeVar, dataclass_transform, get_args
@@ -12,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from robustcl.models.errors import UserError, nearest
 
+_DIGITS = 100  # characters of an exact number
 T = TypeVar("T")
 Table = dict[str, Any]
 
@@ -19,7 +21,7 @@ Table = dict[str, Any]
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(Field,))
 def value(cls: type[T]) -> type[T]:
     """Declare a frozen, keyword-only value whose fields are checked; a wrong one is a one-line `UserError`."""
-    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True)
+    config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_default=True, allow_inf_nan=False)
     made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, kw_only=True, config=config)
     checked: Callable[..., None] = made.__init__
 
@@ -39,6 +41,8 @@ def read(cls: type[T], table: Mapping[str, Any], where: str) -> T:
 
     Errors: `UserError` that names `where`, what was expected and the nearest key.
     """
+    if not isinstance(table, Mapping):
+        raise UserError(f"{where}: {table!r} is wrong, expected a table")
     try:
         made: T = _adapter(cls).validate_python(merge(_defaults(cls), table))
         return made
@@ -77,6 +81,8 @@ def fraction(text: object, where: str) -> Fraction:
         hint = f"; did you mean '{likely(float(text))}'?" if isinstance(text, float) else ""
         raise ValueError(f"{where}: {text!r} is not exact, expected a fraction in quotes such as '8/255'{hint}")
     try:
+        if len(str(text)) > _DIGITS or re.search("e", str(text), re.IGNORECASE):  # 1e999999999 has as many digits
+            raise ValueError(text)
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"{where}: {text!r} is not a number, expected a fraction such as '8/255'") from None

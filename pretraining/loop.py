@@ -12,6 +12,7 @@ from torch import Tensor
 from robustcl.models.encoder import Encoder
 from robustcl.models.errors import NumberError, UserError
 from robustcl.models.folding import folded
+from robustcl.models.memory import told
 from robustcl.models.plugin import name_of
 from robustcl.models.routing import shared
 from robustcl.models.seeding import generator
@@ -86,7 +87,9 @@ def fit(method: Method, net: Net, images: Images, run: Run) -> list[Epoch]:
         if training.coreset is not None and training.coreset.due(epoch):
             state.coreset = agreed(_select(work, training.coreset, epoch))
         schedule, began = _schedule(work, history), time.perf_counter()
-        with folded(net.encoder) if method.freezes else nullcontext():
+        # Halving a batch as judges do would make another run of it, behind everybody's back.
+        room = f"a device with more for a batch of {training.batch} images, or a smaller training.batch: another run"
+        with told(run.where, room), folded(net.encoder) if method.freezes else nullcontext():
             row = _epoch(work, optimiser, epoch, state.coreset, schedule)
         speed = _speed(len(images if state.coreset is None else state.coreset), began)
         if watch is not None and watch.due(epoch + 1, training.epochs):

@@ -265,7 +265,7 @@ def read_method(table: Mapping[str, Any], where: str) -> Method:
     found = find(PACKAGE, "method", table["method"], Method, where)
     fields = {key: entry for key, entry in table.items() if key not in ("method", "arm")}
     arm = table.get("arm")
-    if arm is not None and arm not in found.arms:
+    if arm is not None and (not isinstance(arm, str) or arm not in found.arms):
         raise unknown(where, "arm", str(arm), found.arms)
     return read(found, merge(found.arms[arm], fields) if arm else fields, where)
 

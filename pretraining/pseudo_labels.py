@@ -4,10 +4,10 @@ Labels are made once, before pretraining, on un-augmented training images, and s
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from robustcl.models.arrays import read_arrays
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import generator
 from robustcl.models.value import value
@@ -113,13 +114,12 @@ def save_labels(path: Path, labels: Mapping[int, Tensor]) -> None:
 def load_labels(path: Path, n: int) -> Labels:
     """Read labels for `n` images. Errors: `UserError` for a missing, truncated or foreign file and wrong labels."""
     try:
-        with path.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        arrays = read_arrays(path)
+    except ValueError as error:
         raise UserError(f"{path}: not a readable .npz of labels ({error})") from None
     labels = {}
     for name, array in arrays.items():
-        k = int(name.removeprefix("k_")) if name.removeprefix("k_").isdigit() else 0
+        k = int(name[2:]) if re.fullmatch(r"k_[0-9]{1,9}", name) else 0
         if k < 2 or array.dtype.kind not in "iu" or array.shape != (n,) or array.min() < -1 or array.max() >= k:
             raise UserError(f"{path}: array '{name}' of shape {array.shape}, expected k_<K> with {n} labels below K")
         labels[k] = torch.from_numpy(array.astype(np.int64))

@@ -13,6 +13,7 @@ from robustcl.bench.design import Design, read_designs
 from robustcl.bench.findings import Reliability, read_reliability
 from robustcl.bench.records import ABOUT
 from robustcl.models.errors import UserError
+from robustcl.models.naming import check_seen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +38,17 @@ def read_about(path: str | Path) -> About:
     try:
         metadata = pq.read_schema(path).metadata or {}
         held = json.loads(metadata.get(ABOUT, b"{}"))
-    except (pa.ArrowException, OSError, ValueError) as error:
+        tables = [dict(held.get(key, {})) for key in ("threat", "fingerprints", "protocol")]
+        part = dict(tables[-1].get("part", {}))
+    except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: damaged or truncated ({reason}), expected whole records") from None
-    checked = held.get("reliability")
+    check_seen(held, str(path))
+    checked, (threat, fingerprints, protocol) = held.get("reliability"), tables
     return About(
-        threat=held.get("threat", {}),
-        fingerprints=held.get("fingerprints", {}),
-        protocol=held.get("protocol", {}),
+        threat=threat,
+        fingerprints=fingerprints,
+        protocol=protocol | {"part": part},
         reliability=read_reliability(checked, f"{path}") if checked else None,
         designs=read_designs(held.get("designs", {}), f"{path}"),
     )

@@ -1,7 +1,6 @@
 """The only owner of baselines: the verdicts per image of the rows that a gate watches, as values and as one file."""
 
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from robustcl.models.arrays import check_size
 from robustcl.models.errors import UserError, unknown
+from robustcl.models.naming import check_seen
+from robustcl.models.whole import seal_holds, with_seal, writable, writing
 from robustcl.reports.estimate import Estimate, from_table, to_table
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.seeds import attack, seed_columns
@@ -176,14 +178,11 @@ def write_baseline(path: str | Path, baseline: Baseline) -> None:
     about = json.dumps(baseline.about, sort_keys=True).encode()
     told = {b"robustcl.baseline": version, b"robustcl.about": about}
     table = pa.table(columns, schema=schema).replace_schema_metadata(told)
-    try:
+    with writable(target, "file"):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".writing-") as hidden:
-            made = Path(hidden) / "baseline.parquet"
-            pq.write_table(table, made, compression="zstd")
-            made.replace(target)
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable file") from None
+        with writing(target, lasting=True) as part:
+            pq.write_table(table, part, compression="zstd")
+            part.write_bytes(with_seal(part.read_bytes()))
 
 
 def read_baseline(path: str | Path) -> Baseline:
@@ -195,19 +194,24 @@ def read_baseline(path: str | Path) -> Baseline:
             f"{path}: no such file, expected a baseline; 'robustcl bless RUNS --baseline {path}' writes one"
         )
     try:
-        with pq.ParquetFile(path) as file:
+        content = Path(path).read_bytes()
+        if not seal_holds(content):  # before pyarrow sees it, which may end the process over one wrong bit
+            raise ValueError("not as it was written")
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
             held = file.schema_arrow.metadata or {}
             version = held.get(b"robustcl.baseline", b"none")
             if version not in _SCHEMAS:
-                what = "not a baseline" if version == b"none" else f"a baseline of unknown version {version.decode()}"
+                found = version.decode(errors="replace")
+                what = "not a baseline" if version == b"none" else f"a baseline of unknown version {found}"
                 raise UserError(
                     f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
                 )
+            check_size(file.metadata, Path(path))
             schema = _SCHEMAS[version]
             table = file.read().select(schema.names).cast(schema)
-        rows = [_read(row) for row in table.to_pylist()]
-        return Baseline(rows=tuple(rows), about=json.loads(held.get(b"robustcl.about", b"{}")))
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        rows = [_read(row, str(path)) for row in table.to_pylist()]
+        return Baseline(rows=tuple(rows), about=dict(json.loads(held.get(b"robustcl.about", b"{}"))))
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         reason = str(error).partition("\n")[0]
@@ -249,10 +253,14 @@ def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(made.values())
 
 
-def _read(held: Mapping[str, Any]) -> Row:
+def _read(held: Mapping[str, Any], where: str) -> Row:
     arrays: dict[str, type[Any]] = {"image": np.int32, "label": np.int16, "right": np.bool_}
     given = {name: np.asarray(held[name], dtype=kind) for name, kind in arrays.items()}
+    empty = [name for name in _TEXT if not isinstance(held[name], str)]
+    if empty:
+        raise ValueError(f"{empty[0]} without text")
     if len({len(array) for array in given.values()}) != 1:
         raise ValueError("lists of unequal length")
     estimate = from_table(json.loads(held["estimate"])) if held.get("estimate") else None
+    check_seen({name: held[name] for name in _TEXT}, where)
     return Row(**{**held, **given, "seeds": json.loads(held["seeds"]), "estimate": estimate})

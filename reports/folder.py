@@ -1,24 +1,25 @@
 """The only owner of a run folder as its readers see it: the suite, the records, the stages and their files."""
 
-import json
-import zlib
+import glob
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from robustcl.models.arrays import read_arrays
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import CORRUPTIONS, frame, suite_of
+from robustcl.models.naming import check_seen, is_file_name
+from robustcl.reports.frame import CORRUPTIONS, frame, shaped, suite_of
 from robustcl.reports.seeds import pooled
 from robustcl.reports.table import Table, tables
 from robustcl.reports.verdicts import verdicts
+from robustcl.reports.verified import NOTE, note, verified
 
 Arrays = dict[str, NDArray[Any]]
+_NOTE = {"kind": str, "label": str, "part": dict, "parents": dict, "made": dict}
 _ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")
 
 
@@ -80,33 +81,51 @@ class RunFolder:
 
         `made` says how it came about: git commit, versions, device, seconds, peak_memory (bytes).
         """
-        found = sorted(self.root.glob(f"*/{key}/stage.json"))
-        if not found:
+        path = self._path(key, NOTE)
+        if path is None:
             return None
-        try:
-            return dict(json.loads(found[0].read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            raise UserError(f"{found[0]}: damaged or truncated, expected a whole JSON file") from None
+        held = shaped(note(path.parent), _NOTE, path)
+        check_seen(held, str(path))
+        shaped(held["parents"], dict.fromkeys(held["parents"], str), path)
+        return held
 
     def file(self, key: str, name: str) -> Path | None:
-        """A file of the finished stage with this key, such as `curve.csv`."""
-        found = sorted(self.root.glob(f"*/{key}/{name}"))
+        """A file of the finished stage with this key, such as `curve.csv`, as it was written.
+
+        Errors: `UserError` for what is no key, and for a file that has changed.
+        """
+        path = self._path(key, name)
+        return verified(path) if path else None
+
+    def _path(self, key: str, name: str) -> Path | None:
+        if not is_file_name(key):
+            raise UserError(f"{self.root}: {key!r} is no stage, expected its key, a folder in this one")
+        found = sorted(self.root.glob(f"*/{glob.escape(key)}/{name}"))
         return found[0] if found else None
 
     def lineage(self, key: str) -> dict[str, dict[str, Any]]:
         """The stage with this key and all it was built on, by key, parents first: each as `stage` gives it."""
-        note = self.stage(key)
-        if note is None:
-            return {}
         made: dict[str, dict[str, Any]] = {}
-        for parent in note["parents"].values():
-            made |= self.lineage(parent)
-        return made | {key: note}
+        self._before(key, (), made)
+        return made
+
+    def _before(self, key: str, below: tuple[str, ...], made: dict[str, dict[str, Any]]) -> None:
+        """Enter a stage and what it was built on into `made`, parents first, each once."""
+        if key in below:
+            raise UserError(f"{self.root}: stage {key} is built on itself, expected stages in no circle")
+        stage = None if key in made else self.stage(key)
+        if stage is not None:
+            for parent in stage["parents"].values():
+                self._before(parent, (*below, key), made)
+            made[key] = stage
 
     def curve(self, key: str) -> pd.DataFrame | None:
         """The training curve of the finished stage with this key, one row per epoch: the loss by its named terms."""
         path = self.file(key, "curve.csv")
-        return None if path is None else pd.read_csv(path)
+        try:
+            return None if path is None else pd.read_csv(path)
+        except (OSError, ValueError) as error:  # pandas' errors of reading, and text that is none
+            raise UserError(f"{path}: damaged ({error}), expected a training curve") from None
 
     def probes(self, name: str) -> list[Probed]:
         """What the finished probes of this name wrote, in the order of the suite; `part` is what their keys hold.
@@ -115,17 +134,18 @@ class RunFolder:
         (n, c, h, w) uint8. What the others write say their files in `bench/probes`.
         """
         found = []
-        for entry in self.suite.get("probes", []):
+        for held in self.suite.get("probes", []):
+            entry = shaped(held, {"stage": str, **dict.fromkeys(_ENTRY, str), "seeds": dict}, self.root / "suite.json")
             path = self.file(entry["stage"], "arrays.npz") if entry["probe"] == name else None
             if path is not None:
-                note, of = self.stage(entry["stage"]) or {}, {key: entry[key] for key in _ENTRY}
-                found.append(Probed(**of, part=note["part"], arrays=_arrays(path)))
+                of = {key: entry[key] for key in _ENTRY}
+                found.append(Probed(**of, part=(self.stage(entry["stage"]) or {})["part"], arrays=arrays_of(path)))
         return found
 
 
-def _arrays(path: Path) -> Arrays:
+def arrays_of(path: Path) -> Arrays:
+    """The arrays that a probe wrote. Errors: `UserError` where they are damaged."""
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, AttributeError, BadZipFile, zlib.error):
+        return read_arrays(path)
+    except ValueError:
         raise UserError(f"{path}: damaged or truncated, expected the whole arrays of a probe") from None

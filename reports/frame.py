@@ -12,10 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from robustcl.bench.findings import UNCHECKED
+from robustcl.models.arrays import check_size
 from robustcl.models.errors import UserError
+from robustcl.models.naming import check_seen, is_file_name
 from robustcl.models.value import plain
+from robustcl.models.whole import intact
 from robustcl.reports.about import About, read_about
 from robustcl.reports.trust import text_of
+from robustcl.reports.verified import verified
 
 SUITE_SCHEMA = 1
 RECORDS_SCHEMA = b"1"
@@ -58,9 +62,10 @@ def frame(runs: str | Path) -> pd.DataFrame:
     cells = _cells(suite, folder / "suite.json")
     places = [(number, folder / "evaluate" / str(stage)) for number, stage in enumerate(cells["stage"])]
     places = [(number, stage) for number, stage in places if stage.is_dir()]
-    cells = _told(cells, {number: read_about(stage / "records.parquet") for number, stage in places})
+    cells = _told(cells, {number: read_about(verified(stage / "records.parquet")) for number, stage in places})
     corrupt = {number: folder / "corrupt" / str(suite["cells"][number].get("corrupt", "none")) for number, _ in places}
-    places += [(number, stage) for number, stage in corrupt.items() if stage.is_dir()]
+    more = [(number, stage) for number, stage in corrupt.items() if stage.is_dir()]
+    places += [(number, verified(stage / "records.parquet").parent) for number, stage in more]
     finished = [number for number, _ in places]
     tables = [_records(stage / "records.parquet") for _, stage in places]
     rows: pd.DataFrame = pa.concat_tables([RECORDS.empty_table(), *tables]).to_pandas()
@@ -85,19 +90,32 @@ def suite_of(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: not a run folder, expected a suite.json in it")
     try:
         suite = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{path}: damaged or truncated, expected a whole JSON file") from None
     found = suite.get("schema") if isinstance(suite, dict) else None
     if found != SUITE_SCHEMA:
         raise UserError(f"{path}: schema version {found!r} is unknown, expected {SUITE_SCHEMA}")
-    return dict(suite)
+    if not intact(suite):
+        raise UserError(f"{path}: damaged, not as it was written; the command that wrote it writes it again")
+    check_seen(suite, str(path))
+    return shaped(suite, {"suite": str, "cells": list, "resolved": dict}, path)
+
+
+def shaped(held: Any, keys: Mapping[str, type], path: Path) -> dict[str, Any]:
+    """A table of a file that has these keys, of these types. Errors: `UserError` that names the first that is not."""
+    for key, kind in keys.items():
+        if not isinstance(held, Mapping) or not isinstance(held.get(key), kind):
+            raise UserError(f"{path}: damaged or truncated, expected '{key}' in it")
+    return dict(held)
 
 
 def _cells(suite: Mapping[str, Any], path: Path) -> pd.DataFrame:
     """The cells of the suite in its order, one row each, finished or not."""
     try:
         rows = [_cell(cell) | {"suite": suite["suite"]} for cell in suite["cells"]]
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}), expected the cells of a suite") from None
     names = [*_TEXT[:6], "classes", *_TEXT[6:], "radius", "headline", "fingerprints"]
     seeds = dict.fromkeys(name for row in rows for name in row if name.startswith("seed_"))
@@ -131,6 +149,11 @@ def _told(cells: pd.DataFrame, about: Mapping[int, About]) -> pd.DataFrame:
 def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     names = ("encoder", "method", "scheme", "data", "norm", "eps", "protocol", "stage")
     text = {name: str(cell[name]) for name in names}
+    for key in (cell["stage"], cell.get("corrupt", "none")):
+        if not is_file_name(key):
+            raise ValueError(f"{key!r} is no stage")
+    if int(cell["classes"]) < 1:
+        raise ValueError(f"{cell['classes']} classes")
     judges = {str(judge): [str(attack) for attack in attacks] for judge, attacks in cell["judges"].items()}
     numbers = {"classes": int(cell["classes"]), "radius": float(Fraction(text["eps"]))}
     seeds = {f"seed_{role}": int(seed) for role, seed in cell["seeds"].items()}
@@ -145,9 +168,16 @@ def _records(path: Path) -> pa.Table:
         with pq.ParquetFile(path) as file:
             version = (file.schema_arrow.metadata or {}).get(b"robustcl.records", b"none")
             if version != RECORDS_SCHEMA:
-                found, expected = version.decode(), RECORDS_SCHEMA.decode()
+                found, expected = version.decode(errors="replace"), RECORDS_SCHEMA.decode()
                 raise UserError(f"{path}: records of schema version {found} are unknown, expected {expected}")
-            return file.read().select(RECORDS.names).cast(RECORDS).replace_schema_metadata(None)
-    except (pa.ArrowException, OSError, KeyError) as error:
+            check_size(file.metadata, path)
+            table = file.read().select(RECORDS.names)
+        empty = next((name for name in RECORDS.names if table.column(name).null_count), None)
+        if empty is not None:
+            raise UserError(f"{path}: damaged, rows without '{empty}', expected whole records")
+        return table.cast(RECORDS).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: damaged or truncated ({reason}), expected whole records") from None

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from robustcl.models.errors import UserError
+from robustcl.models.whole import writable
 
 _PREFIX, _DAY = ".writing-", 86_400
 
@@ -22,14 +22,14 @@ def placed(folders: Sequence[Path]) -> Iterator[Path]:
     """
     with ExitStack() as stack:
         hidden = [Path(stack.enter_context(_hidden(folder))) for folder in folders]
-        with writing(folders[0]):
+        with writable(folders[0]):
             yield hidden[0]
         names = [path.relative_to(hidden[0]) for path in sorted(hidden[0].rglob("*")) if path.is_file()]
         for folder, written in zip(folders[1:], hidden[1:], strict=True):
-            with writing(folder):
+            with writable(folder):
                 shutil.copytree(hidden[0], written, dirs_exist_ok=True)
         for folder, written in zip(folders, hidden, strict=True):
-            with writing(folder):
+            with writable(folder):
                 for name in sorted(names, key=lambda name: -len(name.parts)):
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     (written / name).replace(folder / name)
@@ -37,19 +37,10 @@ def placed(folders: Sequence[Path]) -> Iterator[Path]:
 
 def _hidden(folder: Path) -> tempfile.TemporaryDirectory[str]:
     """A folder inside `folder` that nobody sees, and that goes when it is closed, or a day after its process died."""
-    with writing(folder):
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f"{_PREFIX}*"):
             with suppress(OSError):  # another process was quicker
                 if time.time() - left.stat().st_mtime > _DAY:
                     shutil.rmtree(left)
         return tempfile.TemporaryDirectory(dir=folder, prefix=_PREFIX)
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """What the file system refuses as one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}), expected a writable folder") from None

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from robustcl.bench import locks
 from robustcl.models.errors import UserError
+from robustcl.models.whole import writable
 from robustcl.reports import corruptions, drawing, matrix, page, writers
 from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import suite_of
-from robustcl.reports.placing import placed, writing
+from robustcl.reports.placing import placed
 
 NOTHING = "no cell of the table is finished yet"
 
@@ -51,7 +52,7 @@ def _claimed(root: Path) -> Iterator[None]:
     """One report of a run folder at a time: what is written last has seen what all the others have."""
     suite_of(root)  # which refuses what is no run folder, before anything is written there
     with ExitStack() as stack:
-        with writing(root):
+        with writable(root):
             stack.enter_context(locks.claimed(root / ".locks" / "report"))
         yield
 

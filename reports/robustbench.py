@@ -12,6 +12,7 @@ from robustcl.reports.capsule import architecture
 from robustcl.reports.filenames import distinct
 from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import CLEAN
+from robustcl.reports.placing import placed
 from robustcl.reports.seeds import row_names
 from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
 from robustcl.reports.verdicts import summary
@@ -58,12 +59,10 @@ def write(runs: str | Path, folder: str | Path | None = None) -> list[Path]:
     if not found:
         raise UserError(f"{runs}: no finished cell has the judge {JUDGE} ({', '.join(STANDARD)}), expected one")
     paths = [target / name for name in found]
-    try:
-        for path, fields in zip(paths, found.values(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written ({error.strerror}), expected a writable folder") from None
+    with placed([target]) as hidden:
+        for name, fields in found.items():
+            (hidden / name).parent.mkdir(parents=True, exist_ok=True)
+            (hidden / name).write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return paths
 
 

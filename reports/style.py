@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from robustcl.models.errors import UserError
+from robustcl.models.whole import writable
 
 WIDTH = 3.4  # inches: one column of a paper
 # Okabe and Ito, 2008, without the yellow that vanishes on white; colours are never the only difference.
@@ -121,13 +121,11 @@ def settle(figure: Figure) -> None:
 def save(name: str, figure: Figure, data: pd.DataFrame, folder: Path) -> list[Path]:
     """Write a figure as PNG, SVG and PDF with its data beside it as CSV. Errors: `UserError`, unwritable folder."""
     paths = [folder / f"{name}.{kind}" for kind in (*_METADATA, "csv")]
-    try:
+    with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
         settle(figure)
         figure.set_layout_engine(None)  # one layout for the three files; "none" would still draw each of them twice
         for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=False):
             figure.savefig(path, format=kind, dpi=200, metadata=metadata)
         data.to_csv(paths[-1], index=False, lineterminator="\n")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}), expected a writable folder") from None
     return paths

@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
-from robustcl.models.errors import UserError
+from robustcl.models.whole import writable, writing
 from robustcl.reports import paper
 from robustcl.reports.beside import CAPTION
 from robustcl.reports.forms import MARKDOWN, TERMINAL, Form
@@ -89,12 +89,11 @@ def save(made: Sequence[Table], folder: str | Path) -> list[Path]:
         "table.html": paper.html(made),
     }
     paths = [Path(folder) / name for name in texts]
-    try:
+    with writable(folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
         for path in paths:
-            path.write_text(texts[path.name], encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}), expected a writable folder") from None
+            with writing(path) as part:
+                part.write_text(texts[path.name], encoding="utf-8", newline="\n")
     return paths
 
 

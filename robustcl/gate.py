@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from robustcl.models.errors import UserError
+from robustcl.models.whole import writable, writing
 
 if TYPE_CHECKING:
     from robustcl.reports.baseline import Row
@@ -171,8 +172,7 @@ def _open(run: "RunFolder") -> list[str]:
 def _write(path: Path | None, text: str) -> None:
     if path is None:
         return
-    try:
+    with writable(path, "file"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}), expected a writable file") from None
+        with writing(path) as part:
+            part.write_text(text, encoding="utf-8", newline="\n")

@@ -1,16 +1,15 @@
 """The only owner of the data set `npz`: arrays of somebody's own."""
 
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from robustcl.bench.data import DataSet, Splits
+from robustcl.models.arrays import read_arrays
 from robustcl.models.errors import UserError
 from robustcl.models.value import value
 from robustcl.pretraining.images import Images
@@ -53,10 +52,9 @@ def _read_npz(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected an .npz with train_images, train_labels and the same of test")
     try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:  # TypeError: a lone .npy
-        raise UserError(f"{path}: not a readable .npz ({str(error).splitlines()[0][:100]})") from None
+        return read_arrays(path)
+    except ValueError as error:
+        raise UserError(f"{path}: not a readable .npz ({error})") from None
 
 
 def _channels_first(images: Any, where: str) -> Tensor:

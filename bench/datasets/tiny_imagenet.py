@@ -12,6 +12,7 @@ from robustcl.bench.data import Splits, open_image
 from robustcl.bench.fetch import Archive
 from robustcl.bench.official import Official, inside
 from robustcl.models.errors import UserError
+from robustcl.models.naming import is_file_name
 from robustcl.models.value import value
 from robustcl.pretraining.images import Images
 
@@ -37,10 +38,15 @@ class TinyImagenet(Official):
 
     def read(self) -> Splits:
         home = inside(self.path, ARCHIVE.folder)
-        classes = {name: label for label, name in enumerate(sorted(self._lines(home / "wnids.txt")))}
+        known = sorted(self._lines(home / "wnids.txt"))
+        strange = next((name for name in known if not is_file_name(name)), None)
+        if strange is not None:
+            raise UserError(f"{home / 'wnids.txt'}: '{strange}' is no class, expected names such as n01443537")
+        classes = {name: label for label, name in enumerate(known)}
         train = [(file, label) for name, label in classes.items() for file in self._pictures(home / "train" / name)]
         fields = [line.split("\t") for line in self._lines(home / "val" / "val_annotations.txt")]
-        odd = next((number for number, of in enumerate(fields, 1) if len(of) < 2 or of[1] not in classes), None)
+        wrong = [len(of) < 2 or of[1] not in classes or not is_file_name(of[0]) for of in fields]
+        odd = next((number for number, is_wrong in enumerate(wrong, 1) if is_wrong), None)
         if odd is not None:
             raise UserError(
                 f"{home / 'val' / 'val_annotations.txt'}: line {odd} is wrong, expected a picture and a class of "
@@ -59,7 +65,10 @@ class TinyImagenet(Official):
     def _lines(self, file: Path) -> list[str]:
         if not file.is_file():
             raise self.missing(file, ["wnids.txt", "train/<class>/images/*.JPEG", "val/val_annotations.txt"])
-        return file.read_text().splitlines()
+        try:
+            return file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            raise UserError(f"{file}: not text, expected the official file") from None
 
     def _images(self, held: Sequence[tuple[Path, int]], classes: int, name: str) -> Images:
         pixels = np.empty((len(held), 3, self.size, self.size), dtype=np.uint8)

@@ -16,6 +16,7 @@ from robustcl.bench.probe import Arrays, NetworkProbe, Reads, Subject
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import ImageDraws, generator
 from robustcl.models.value import value
+from robustcl.models.whole import read_sealed, write_sealed
 from robustcl.pretraining.ascent import Ascent
 from robustcl.pretraining.images import Images
 
@@ -122,10 +123,9 @@ def _kept(folder: Path | None, number: int, make: Callable[[], list[float]]) -> 
     """A row of the surface; a row that an interrupted run left in `folder` is not made again."""
     if folder is None:
         return np.array(make())
-    path = folder / f"row-{number:04}.npy"
-    if not path.exists():
-        part = folder / f"{path.name}.part"
-        with part.open("wb") as file:
-            np.save(file, np.array(make()))
-        part.replace(path)
-    return np.asarray(np.load(path))
+    path = folder / f"row-{number:04}"
+    held = read_sealed(path)
+    if held is None:
+        held = np.array(make()).tobytes()
+        write_sealed(path, held)
+    return np.frombuffer(held)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from robustcl.models.architecture import Architecture, Body
+from robustcl.models.architecture import WIDEST, Architecture, Body
 from robustcl.models.blocks import Basic, Block, Bottleneck, Residual, convolution, stages
 from robustcl.models.value import value
 
@@ -22,7 +22,7 @@ class ResNet(Architecture):
     """
 
     depth: Literal[18, 34, 50] = 18
-    width: int = Field(default=64, ge=1)
+    width: int = Field(default=64, ge=1, le=WIDEST)
     stem: Stem = "3x3"
 
     def build(self, channels: int) -> Body:

@@ -1,13 +1,15 @@
 """The small residual encoder of the quick start, for 8x8 images."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 from torch import nn
 
-from robustcl.models.architecture import Architecture, Body
+from robustcl.models.architecture import WIDEST, Architecture, Body
 from robustcl.models.blocks import Basic, Residual, convolution, stages
 from robustcl.models.value import value
+
+Count = Annotated[int, Field(ge=1, le=100)]
 
 
 @value
@@ -18,8 +20,8 @@ class Tiny(Architecture):
     0.3 MMAC that a quick start on two CPU cores can afford.
     """
 
-    width: int = Field(default=16, ge=1)
-    blocks: tuple[PositiveInt, ...] = Field(default=(1, 1), min_length=1)
+    width: int = Field(default=16, ge=1, le=WIDEST)
+    blocks: tuple[Count, ...] = Field(default=(1, 1), min_length=1, max_length=8)
     stride: Literal[1, 2] = 2
 
     def build(self, channels: int) -> Body:

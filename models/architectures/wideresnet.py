@@ -20,7 +20,7 @@ class WideResNet(Architecture):
     """
 
     depth: Literal[28, 34] = 28
-    widen: int = Field(default=10, ge=1)
+    widen: int = Field(default=10, ge=1, le=100)
 
     def build(self, channels: int) -> Body:
         widths = [16 * self.widen * 2**number for number in range(3)]

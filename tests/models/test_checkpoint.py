@@ -148,7 +148,7 @@ def test_a_write_that_fails_leaves_the_old_file(path: Path, monkeypatch: pytest.
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     with pytest.raises(OSError, match="no space left"):
         checkpoint.save_encoder(path, trained(1), "pgd")
     assert all(torch.equal(tensor, before[name]) for name, tensor in load_file(path).items())

@@ -1,0 +1,1 @@
+"""One reader under fuzz per file."""
