@@ -89,6 +89,8 @@ class Store:
                 return mine
             hidden = self.root / stage.kind / f".{stage.key}"
             hidden.mkdir(parents=True, exist_ok=True)
+            for left in [path for path in hidden.rglob(".*") if path.is_file()]:
+                left.unlink()  # half written when a process was killed; safetensors gives each a name of its own
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
                 made = work(hidden)
                 for path in hidden.iterdir():  # what is noted is whole, also after the machine lost its power
@@ -181,8 +183,8 @@ def _entry(stage: Stage) -> dict[str, Any]:
 
 
 def _noted(stage: Stage, folder: Path, made: Mapping[str, Any]) -> dict[str, Any]:
-    """What `stage.json` says. Hidden files are those that a kill left half written."""
-    held = [path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    """What `stage.json` says."""
+    held = [path for path in sorted(folder.iterdir()) if path.is_file()]
     parents = {role: parent.key for role, parent in stage.parents.items()}
     what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
     return {"schema": SCHEMA, **what, "files": {path.name: sha256(path) for path in held}, "made": made}

@@ -26,7 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return 0
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        chosen = [scene for scene in scenes(Path(folder), given.kind or KINDS) if given.scene in (None, scene.name)]
+        chosen = scenes(Path(folder), given.kind or KINDS, given.scene)
         tallies = campaign(chosen, given.kills, given.seed, Path(folder), _progress)
     print("\r", end="", file=sys.stderr)
     rows = [tally.row for tally in tallies]
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=int, default=200, help="for each kind; default 200")
     parser.add_argument("--seed", type=int, default=0, help="of all moments; default 0")
     parser.add_argument("--kind", nargs="+", choices=KINDS, help="only these kinds")
-    parser.add_argument("--scene", help="only the scene of this name")
+    parser.add_argument("--scene", nargs="+", help="only the scenes of these names")
     parser.add_argument("--out", type=Path, help="a CSV file for the table")
     return parser
 

@@ -85,7 +85,7 @@ class Ring:
         """A new folder, with what the scene builds on."""
         shutil.rmtree(self.place, ignore_errors=True)
         (self.place / "runs").mkdir(parents=True)
-        for stage in self.scene.before:
+        for stage in () if self.scene.apart else self.scene.before:
             link = self.place / "runs" / stage.kind / stage.key
             link.parent.mkdir(exist_ok=True)
             link.symlink_to(self.base / stage.kind / stage.key)

@@ -9,17 +9,21 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import sklearn.datasets
 import torch
+import torch._dynamo
 
-from robustcl import cli
+from robustcl import cli, judging
 from robustcl.bench import runner
 from robustcl.bench.runner import Job, prepare
 from robustcl.bench.stages import execute
 from robustcl.bench.store import Stage, Store
-from robustcl.reports import drawing
+from robustcl.reports import drawing, report
 from tests.bench.tiny import Quiet, write_suite
 from tests.models.official import acl
 
+# What commands import when they are called, and an optimiser at its first step, is here before a process is forked.
+assert all((judging, report, sklearn.datasets, torch._dynamo))
 SUITE = Path(__file__).parent / "killed.toml"
 STAGES = {
     "killed": [
@@ -28,7 +32,7 @@ STAGES = {
         *("finetune at SLF", "finetune at AFF", "finetune at LP-AFF"),
         *("finetune acl semi-10 labeller", "finetune acl semi-10"),
         *("evaluate acl SLF at 1/20", "evaluate acl AFF (best val) at 1/20"),
-        *("evaluate at SLF at 1/40", "evaluate at SLF at 1/10"),
+        *("evaluate at SLF at 1/20", "evaluate at SLF at 1/40", "evaluate at SLF at 1/10"),
         *("corrupt at SLF", "corrupt acl AFF (best val)"),
         *("probe thumbnails", "probe examples at SLF", "probe frequency", "probe features at"),
         *("probe inversion at", "probe landscape at SLF"),
@@ -46,31 +50,33 @@ KINDS = ("pretrain", "import", "labels", "finetune", "evaluate", "corrupt", "pro
 class Scene:
     """A piece of work that is killed: in a run folder that holds the stages of `before`, `work` makes others.
 
-    With several `processes` each does the work, at the same time in the same folder; `work` is told which one it is.
+    Where they lie `apart`, the run folder begins empty, and `work` knows where they are. With several `processes` each
+    does the work, at the same time in the same folder; `work` is told which one it is.
     """
 
     kind: str
     name: str
     work: Callable[[Path, int], object]
     before: Sequence[Stage] = ()
+    apart: bool = False
     processes: int = 1
 
 
-def scenes(folder: Path, kinds: Sequence[str] = KINDS) -> list[Scene]:
-    """The scenes of these kinds; what they read is written into `folder`, and below its `runs` what they build on."""
-    suites, found = {job.name: job for job in jobs(folder)}, []
+def scenes(folder: Path, kinds: Sequence[str] = KINDS, names: Sequence[str] | None = None) -> list[Scene]:
+    """The scenes of these kinds, all or those of these `names`; what they read is written into `folder`, and below its
+    `runs` what they build on."""
+    suites = {job.name: job for job in jobs(folder)}
+    whole, store = suites["killed"], Store(folder / "runs")
+    found = [_run(folder), _several(suites["automatic"]), *_given(folder, whole)]
     for suite, labels in STAGES.items():
         stages = {stage.label: stage for stage in suites[suite].plan.stages}
-        for stage in (stages[label] for label in labels if stages[label].kind in kinds):
-            make(parents(stage), suites[suite])
-            found.append(_stage(stage, suites[suite]))
-        if suite == "killed" and "evaluate" in kinds:
-            found.append(_stage(stages["evaluate at SLF at 1/20"], suites[suite], workers=2))
-    found.append(_several(suites["automatic"]))
-    found.append(_run(folder))
-    if {"given", "several"} & set(kinds):
-        found += _given(folder, suites["killed"])
-    return [scene for scene in found if scene.kind in kinds]
+        found += [_stage(stages[label], suites[suite], suite) for label in labels]
+    found.append(_stage(_labelled(whole, "evaluate at SLF at 1/20"), whole, workers=2))
+    chosen = [one for one in found if one.kind in kinds and (names is None or one.name in names)]
+    needed = {stage.key: stage for scene in chosen for stage in scene.before}
+    for stage in needed.values():
+        execute(stage, replace(whole.place, store=store), lambda done, total: None)
+    return sorted(chosen, key=lambda scene: KINDS.index(scene.kind))
 
 
 def write_files(folder: Path) -> Path:
@@ -114,17 +120,17 @@ def parents(stage: Stage) -> list[Stage]:
     return list({one.key: one for one in found}.values())
 
 
-def make(stages: Sequence[Stage], job: Job) -> None:
-    """Make stages, parents first, in the run folder of the job."""
-    for stage in stages:
-        execute(stage, job.place, lambda done, total: None)
+def _labelled(job: Job, label: str) -> Stage:
+    return next(stage for stage in job.plan.stages if stage.label == label)
 
 
-def _stage(stage: Stage, job: Job, workers: int = 1) -> Scene:
+def _stage(stage: Stage, job: Job, suite: str = "killed", workers: int = 1) -> Scene:
     def work(root: Path, number: int) -> None:
         execute(stage, replace(job.place, store=Store(root), workers=workers), lambda done, total: None)
 
-    name = stage.label + (f" in {workers} processes" if workers > 1 else "")
+    name = (
+        stage.label + (f" in {workers} processes" if workers > 1 else "") + (f", {suite}" if suite != "killed" else "")
+    )
     return Scene(kind=stage.kind, name=name, work=work, before=parents(stage))
 
 
@@ -140,17 +146,26 @@ def _run(folder: Path) -> Scene:
 
 def _given(folder: Path, job: Job) -> list[Scene]:
     """A classifier in a file under one radius with its adversarial images, under two, and in blocks."""
-    stage = next(stage for stage in job.plan.stages if stage.label == "finetune at SLF")
-    make([*parents(stage), stage], job)
-    model = str(job.place.store.file(stage, "classifier.safetensors"))
-    judged = [model, "--data", f"npz:{folder / 'patterns.npz'}", "--attacks", "pgd-3,pgd-5", "--images=24", "--batch=8"]
+    stage = _labelled(job, "finetune at SLF")
+    model = job.place.store.folder(stage) / "classifier.safetensors"
+    judged = [
+        str(model),
+        "--data",
+        f"npz:{folder / 'patterns.npz'}",
+        "--attacks",
+        "pgd-3,pgd-5",
+        "--images=24",
+        "--batch=8",
+    ]
 
     def scene(name: str, *more: str, processes: int = 1) -> Scene:
         def work(root: Path, number: int) -> None:
             here = [one.format(root=root, number=number) for one in more]
             command("evaluate", *judged, "--runs", str(root), *here)
 
-        return Scene(kind="several" if processes > 1 else "given", name=name, work=work, processes=processes)
+        kind = "several" if processes > 1 else "given"
+        before = [*parents(stage), stage]
+        return Scene(kind=kind, name=name, work=work, before=before, apart=True, processes=processes)
 
     return [
         scene("evaluate, images saved", "--eps=1/20", "--save-adversarial={root}/../adversarial.npz"),

@@ -1,6 +1,7 @@
 """A kill at every operation on files of a small store, and a handful at random for every kind of stage."""
 
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,17 @@ import pytest
 from robustcl.bench import forks
 from robustcl.bench.store import Stage, Store
 from robustcl.reports.placing import placed
+from tests.faults.campaign import Tally, campaign
 from tests.faults.findings import damage, look
 from tests.faults.kills import Child, Moment, wait
+from tests.faults.scenes import KINDS, scenes
 
 pytestmark = pytest.mark.skipif(not forks.possible(), reason="processes cannot be forked on this machine")
+HANDFUL = (
+    *("pretrain deacl", "import theirs", "labels groups", "finetune at AFF", "evaluate at SLF at 1/20"),
+    *("corrupt at SLF", "probe landscape at SLF"),
+    *("run and report", "evaluate, in blocks", "evaluate twice, one row"),
+)
 STAGE = Stage(kind="pretrain", part={"x": 1})
 
 
@@ -25,7 +33,10 @@ def store(root: Path) -> None:
     held.add("tiny", [cell])
 
     def work(folder: Path) -> dict[str, Any]:
+        assert not list(folder.rglob(".*")), "what was half written is gone"
         (folder / "progress").mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".tmp", delete=False) as file:  # as safetensors writes
+            Path(file.name).rename(folder / "weights")
         kept = folder / "progress" / "kept"
         with (root.parent / "works.log").open("a") as file:
             file.write("again\n" if kept.exists() else "anew\n")
@@ -84,3 +95,19 @@ def test_what_a_killed_report_left_goes_after_a_day(tmp_path: Path) -> None:
     with placed([tmp_path]) as hidden:
         (hidden / "index.html").write_text("whole")
     assert {path.name for path in tmp_path.iterdir()} == {".writing-new", "index.html"}
+
+
+@pytest.fixture(scope="module")
+def tallies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tally]:
+    """Three kills of a scene of every kind; `python -m tests.faults` has hundreds of them all."""
+    folder = tmp_path_factory.mktemp("handful")
+    return {tally.kind: tally for tally in campaign(scenes(folder, names=HANDFUL), 3, 0, folder)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kill_at_a_random_moment_changes_no_byte(tallies: dict[str, Tally], kind: str) -> None:
+    tally = tallies[kind]
+    assert tally.wrong == []
+    assert tally.kills >= 3
+    assert tally.equal == tally.rounds
+    assert (tally.partial, tally.lost, tally.doubled) == (0, 0, 0)
