@@ -20,6 +20,7 @@ from robustcl.reports.verdicts import verdicts
 
 Arrays = dict[str, NDArray[Any]]
 _NOTE = {"kind": str, "label": str, "part": dict, "parents": dict, "made": dict}
+_EMPTY = {key: kind() for key, kind in _NOTE.items()}
 _ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")
 
 
@@ -85,7 +86,7 @@ class RunFolder:
         if path is None:
             return None
         try:
-            note = shaped(json.loads(path.read_text(encoding="utf-8")), _NOTE, path)
+            note = _EMPTY | shaped(json.loads(path.read_text(encoding="utf-8")), _NOTE, path)
         except (OSError, ValueError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
@@ -134,9 +135,9 @@ class RunFolder:
         found = []
         for held in self.suite.get("probes", []):
             entry = shaped(held, {"stage": str, **dict.fromkeys(_ENTRY, str), "seeds": dict}, self.root / "suite.json")
-            path = self.file(entry["stage"], "arrays.npz") if entry["probe"] == name else None
+            path = self.file(entry.get("stage", ""), "arrays.npz") if entry.get("probe") == name else None
             if path is not None:
-                note, of = self.stage(entry["stage"]) or {}, {key: entry[key] for key in _ENTRY}
+                note, of = self.stage(entry["stage"]) or _EMPTY, {key: entry.get(key, "") for key in _ENTRY}
                 found.append(Probed(**of, part=note["part"], arrays=arrays_of(path)))
         return found
 
