@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
-from robustcl.reports.estimate import SCREEN
 from robustcl.reports.seeds import attack, seed_columns
 from robustcl.reports.statistics import Floats, holm, mcnemar, paired
-from robustcl.reports.verdicts import verdicts
+from robustcl.reports.verdicts import Records, heard, verdicts
 
 
-def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:
+def pairs(records: Records, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:
     """Every two encoders of a `frame` under one scheme and judge (`clean`, `pgd-20`, `corruptions`), the better first.
 
     Columns: better, worse, difference (of the accuracies, a share), only_better and only_worse (images on which one is
@@ -23,8 +22,8 @@ def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -
     t-test. Either speaks of these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme
     or judge that the records do not hold, for more than one table, for other images, and for attacks that differ.
     """
-    shown = records[records["headline"]]
-    if shown.loc[shown["judge"] == judge, "attack"].astype(str).str.startswith(SCREEN).any():
+    shown = heard(records).headline
+    if any(judge in of.estimates for of in shown.heard):
         raise UserError(f"pairs: '{judge}' is an estimate, without a verdict per image, expected such as autoattack")
     answers = verdicts(shown, shares=True)
     for key, name in (("scheme", scheme), ("judge", judge)):

@@ -14,14 +14,14 @@ from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.seeds import row_names
 from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
-from robustcl.reports.verdicts import summary
+from robustcl.reports.verdicts import Records, summary
 
 JUDGE = "autoattack"
 STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose numbers their leaderboard takes
 _THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
-def model_info(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def model_info(records: Records, architectures: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What a `frame` holds for RobustBench: `<data>/<threat>/<name>.json` -> its fields.
 
     Every cell of AutoAttack `standard` has one, in their form: accuracies in percent as text with two decimals, eps
@@ -34,7 +34,7 @@ def model_info(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[
     return {path: fields for held in by_encoder(records, architectures).values() for path, fields in held.items()}
 
 
-def by_encoder(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
+def by_encoder(records: Records, architectures: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
     """The same for every encoder of its own. Names that differ are files that differ, however alike they are."""
     cells = list(_cells(summary(records)))
     data = distinct(str(robust["data"]) for _, robust in cells)
@@ -54,7 +54,7 @@ def write(runs: str | Path, folder: str | Path | None = None) -> list[Path]:
     """
     run = RunFolder(Path(runs))
     target = Path(folder) if folder is not None else run.root / "report" / "model_info"
-    found = model_info(run.records, networks(run))
+    found = model_info(run.answers, networks(run))
     if not found:
         raise UserError(f"{runs}: no finished cell has the judge {JUDGE} ({', '.join(STANDARD)}), expected one")
     paths = [target / name for name in found]

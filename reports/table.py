@@ -17,7 +17,7 @@ from robustcl.reports.ranks import RANDOM as RANDOM
 from robustcl.reports.ranks import leaders, ranked
 from robustcl.reports.seeds import attack, pooled, seed_columns
 from robustcl.reports.trust import Notes, against
-from robustcl.reports.verdicts import SET
+from robustcl.reports.verdicts import SET, Records, heard
 
 CHANCE, MISSING = "chance", "-"
 REFERENCE = f"{CHANCE} (reference)"
@@ -116,15 +116,16 @@ class Table:
         return [(scheme, row) for scheme, row in every if row == REFERENCE or (row in given) == (scheme == GIVEN)]
 
 
-def tables(records: pd.DataFrame, suite: Mapping[str, Any] | None = None) -> list[Table]:
+def tables(records: Records, suite: Mapping[str, Any] | None = None) -> list[Table]:
     """The tables of a frame, one per data set and threat, from its headline cells; empty where none is finished.
 
     With the `suite.json` of its run folder, published numbers stand beside the measured ones.
     """
-    numbers, singles = pooled(records[records["headline"]])
+    shown = heard(records).headline
+    numbers, singles = pooled(shown)
     if numbers.empty:
         return []
-    ranks, refused = ranked(records)
+    ranks, refused = ranked(shown)
     made = []
     for key, part in numbers.groupby(_GROUP, observed=True, sort=False):
         own, of, why = (held[_are(held, key)] for held in (singles, ranks, refused))
