@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from robustcl.models.errors import UserError
+from robustcl.reports.answers import Answers, heard
 from robustcl.reports.frame import CORRUPTIONS, Cells, frame, suite_of
 from robustcl.reports.seeds import pooled
 from robustcl.reports.table import Table, tables
-from robustcl.reports.verdicts import Answers, heard
 
 Arrays = dict[str, NDArray[Any]]
 _ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")

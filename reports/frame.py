@@ -1,7 +1,7 @@
-"""The only owner of the tidy frame: every record of a run folder as one row beside its cell, cell by cell or at once."""
+"""The only owner of the tidy frame: every record of a run folder as one row beside its cell; all, or cell by cell."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -104,13 +104,13 @@ class Cells:
 
     def where(self, kept: pd.Series) -> "Cells":
         """Those of which this is true; `kept` (n,) is in the order of `described`."""
-        numbers = np.flatnonzero(kept)
+        numbers = np.flatnonzero(kept).tolist()
         shown = self.described.iloc[numbers].reset_index(drop=True)
         return replace(self, described=shown, files=[self.files[number] for number in numbers])
 
-    def frame(self, numbers: Sequence[int] | None = None) -> pd.DataFrame:
+    def frame(self, numbers: Iterable[int] | None = None) -> pd.DataFrame:
         """The `frame` of these cells, or of all. Errors: `UserError` for damaged records and of an unknown schema."""
-        chosen = range(len(self)) if numbers is None else numbers
+        chosen = list(range(len(self)) if numbers is None else numbers)
         tables = [[_records(path) for path in self.files[number]] for number in chosen]
         counts = [sum(table.num_rows for table in of) for of in tables]
         held = pa.concat_tables([RECORDS.empty_table(), *(table for of in tables for table in of)])

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from robustcl.reports.answers import Records, heard
 from robustcl.reports.seeds import pooled
 from robustcl.reports.table import MISSING, heading, in_order, percent
 from robustcl.reports.trust import Notes, against
-from robustcl.reports.verdicts import Records, heard
 from robustcl.reports.writers import grid
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
+from robustcl.reports.answers import Records, heard
 from robustcl.reports.seeds import attack, seed_columns
 from robustcl.reports.statistics import Floats, holm, mcnemar, paired
-from robustcl.reports.verdicts import Records, heard, verdicts
+from robustcl.reports.verdicts import verdicts
 
 
 def pairs(records: Records, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:

@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
+from robustcl.reports.answers import Answers, Records, heard
 from robustcl.reports.pairs import compare
-from robustcl.reports.verdicts import Answers, Records, heard, verdicts
+from robustcl.reports.verdicts import verdicts
 
 RANDOM = "random"
 BEST, SECOND, TIED = "best", "second", "tied"

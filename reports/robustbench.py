@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
+from robustcl.reports.answers import Records
 from robustcl.reports.capsule import architecture
 from robustcl.reports.filenames import distinct
 from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.seeds import row_names
 from robustcl.reports.table import CHANCE, GIVEN, RANDOM, attack_text
-from robustcl.reports.verdicts import Records, summary
+from robustcl.reports.verdicts import summary
 
 JUDGE = "autoattack"
 STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose numbers their leaderboard takes

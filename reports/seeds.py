@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from robustcl.bench.findings import UNCHECKED
+from robustcl.reports.answers import Answers, Records, heard
 from robustcl.reports.frame import CORRUPTIONS
 from robustcl.reports.statistics import interval, wilson_of_means
 from robustcl.reports.trust import against, together, verdict, why
-from robustcl.reports.verdicts import Answers, Records, heard, summary, verdicts
+from robustcl.reports.verdicts import summary, verdicts
 
 # What may differ between the seeds of a cell.
 _OF_ONE = ("stage", "judges", "fingerprints", "reliability", "findings", "designs")

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from robustcl.reports import captions
+from robustcl.reports.answers import Records, heard
 from robustcl.reports.beside import COLUMNS, beside, lines
 from robustcl.reports.beside import notes as notes_of
 from robustcl.reports.captions import ESTIMATED as ESTIMATED
@@ -17,7 +18,7 @@ from robustcl.reports.ranks import RANDOM as RANDOM
 from robustcl.reports.ranks import leaders, ranked
 from robustcl.reports.seeds import attack, pooled, seed_columns
 from robustcl.reports.trust import Notes, against
-from robustcl.reports.verdicts import SET, Records, heard
+from robustcl.reports.verdicts import SET
 
 CHANCE, MISSING = "chance", "-"
 REFERENCE = f"{CHANCE} (reference)"

@@ -12,12 +12,13 @@ from matplotlib.lines import Line2D
 from scipy.special import ndtri
 
 from robustcl.reports import style
+from robustcl.reports.answers import Answers
 from robustcl.reports.drawing import Drawing, Drawn, named, strongest
 from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.statistics import wilson
 from robustcl.reports.table import GIVEN, REFERENCE, Table, heading
-from robustcl.reports.verdicts import Answers, verdicts
+from robustcl.reports.verdicts import verdicts
 
 _TABLE = ["suite", "data", "norm", "eps"]
 _ROW = 0.21  # inches from one encoder to the next

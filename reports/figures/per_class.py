@@ -91,4 +91,3 @@ def per_class(numbers: pd.DataFrame) -> Figure:
         figure.colorbar(mesh, ax=panels, label="accuracy (%)", shrink=0.6)
         panels[-1].set_xlabel(f"class\n{told}")
     return figure
-
