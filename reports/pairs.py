@@ -43,7 +43,11 @@ def compare(answers: pd.DataFrame, judge: str, level: float = 0.05) -> pd.DataFr
         raise UserError("pairs: encoders judged on different images, expected the same ones")
     order = right.mean().sort_values(ascending=False, kind="stable").index
     answers_of = {str(row): right[row].to_numpy() for row in order}
-    rows = [(*both, *_pair(*(answers_of[row] for row in both))) for both in combinations(answers_of, 2)]
+    single = {row: bool(np.isin(held, (0, 1)).all()) for row, held in answers_of.items()}
+    rows = [
+        (one, other, *_pair(answers_of[one], answers_of[other], single[one] and single[other]))
+        for one, other in combinations(answers_of, 2)
+    ]
     found = pd.DataFrame(rows, columns=["better", "worse", "difference", "only_better", "only_worse", "p"])
     found["holm"] = holm(found["p"])
     return found.assign(resolved=found["holm"] <= level)
@@ -63,8 +67,7 @@ def _check(part: pd.DataFrame, judge: str) -> None:
         raise UserError(f"pairs: '{judge}' is not one attack here but {told}, expected one fingerprint")
 
 
-def _pair(one: Floats, other: Floats) -> tuple[float, int, int, float]:
-    """The difference of two encoders, how many images each is better on, and the p-value."""
-    single = np.isin([one, other], (0, 1)).all()
+def _pair(one: Floats, other: Floats, single: bool) -> tuple[float, int, int, float]:
+    """The difference of two encoders, how many images each is better on, and p; `single` where answers are 0 or 1."""
     p = mcnemar(one.astype(bool), other.astype(bool)) if single else paired(one, other)
     return float(one.mean() - other.mean()), int((one > other).sum()), int((other > one).sum()), p

@@ -86,7 +86,7 @@ def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
 
 def _rank(part: pd.DataFrame, judge: str) -> pd.DataFrame:
     """The rows of one column, in the order in which they are shown."""
-    held = set(part["encoder"].astype(str))
+    held = {str(name) for name in part["encoder"].unique()}
     rows = [str(name) for name in part["encoder"].cat.categories if str(name) in held]
     found = compare(part, judge)
     resolved = found[found["resolved"]]
