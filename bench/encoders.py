@@ -142,8 +142,9 @@ class Encoders:
     def _check_inputs(self, name: str, chosen: Pretrain) -> None:
         """What would fail in a worker after an hour fails here, before anything is written."""
         where = f"{self.suite.name}.pretrain.{name}" if name != RANDOM else f"{self.suite.name}.encoder"
+        built = f"encoder {self.suite.architecture} {self.images.shape} {chosen.mean} {chosen.std}"
         try:
-            Encoder(self.suite.architecture, self.images.shape, mean=chosen.mean, std=chosen.std)
+            self.files.once(built, lambda: self._build(chosen))
         except UserError as error:
             raise UserError(f"{where}: {str(error).removeprefix('encoder: ')}") from None
         if self.images.classes == 1 and name != RANDOM and chosen.method.supervision == "labels":
@@ -158,6 +159,9 @@ class Encoders:
                 f"{where}: mean {own[0]} and std {own[1]}, expected those of the {role} "
                 f"'{other}' that it begins as, {constants[0]} and {constants[1]}"
             )
+
+    def _build(self, chosen: Pretrain) -> None:
+        Encoder(self.suite.architecture, self.images.shape, mean=chosen.mean, std=chosen.std)
 
     def _constants(self, name: str, where: str) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
         """The mean and std of an encoder that another one of the suite's architecture begins as."""

@@ -24,6 +24,10 @@ class Library:
             self.datasets.append(data)
         return self._splits[data]
 
+    def stand_in(self, data: DataSet, splits: Splits, unlabelled: Images | None = None) -> None:
+        """Take these for a data set that is not at hand, in a plan that nobody will run."""
+        self._splits[data], self._unlabelled[data] = splits, unlabelled
+
     def part(self, data: DataSet, split: str, n: int | None = None) -> Images:
         """A split, or a fixed random part of `n` of its images."""
         images: Images = getattr(self.splits(data), split)

@@ -1,13 +1,16 @@
-"""The only owner of how long work will take: a measured pass, and the range that it makes of counted passes."""
+"""The only owner of how long work will take: a measured pass, counted passes, and stages on so many devices."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from robustcl.bench.judge import Attack
+from robustcl.bench.store import Stage
 from robustcl.models.threat import Norm
 
 _BATCH = 64  # images of the measured pass, at most
@@ -56,6 +59,44 @@ def measure(model: Callable[[Tensor], Tensor], images: Tensor) -> Pace:
 def most(judges: Mapping[str, Sequence[Attack]], classes: int, images: int, norm: Norm = "linf") -> int:
     """The passes of judging where nothing breaks: a clean one, and what every attack then takes."""
     return images * (1 + sum(attack.cost(classes, norm) for attacks in judges.values() for attack in attacks))
+
+
+def flops(model: Callable[[Tensor], Tensor], images: Tensor) -> int:
+    """The floating-point operations of a forward pass of one image, a multiplication and an addition being two."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counted:
+        model(images[:1].detach())
+    return int(counted.get_total_flops())
+
+
+def wall(stages: Sequence[Stage], seconds: Mapping[str, float], devices: int) -> float:
+    """How long stages take, by the clock, on so many devices with a stage each; `seconds` of work are by key.
+
+    Parents come first in `stages`; those that are not among them are made already. Of the stages that are ready, the
+    one on the longest path is next, as where stages run.
+    """
+    path, children = {stage.key: seconds[stage.key] for stage in stages}, {stage.key: list[Stage]() for stage in stages}
+    waits = {stage.key: len(_parents(stage) & path.keys()) for stage in stages}
+    for stage in reversed(stages):
+        for key in _parents(stage) & path.keys():
+            path[key] = max(path[key], seconds[key] + path[stage.key])
+            children[key].append(stage)
+    ready = sorted((-path[stage.key], stage.key) for stage in stages if not waits[stage.key])
+    running: list[tuple[float, str]] = []
+    now = 0.0
+    while ready or running:
+        while ready and len(running) < devices:
+            _, key = heappop(ready)
+            heappush(running, (now + seconds[key], key))
+        now, done = heappop(running)
+        for stage in children[done]:
+            waits[stage.key] -= 1
+            if not waits[stage.key]:
+                heappush(ready, (-path[stage.key], stage.key))
+    return now
+
+
+def _parents(stage: Stage) -> set[str]:
+    return {parent.key for parent in stage.parents.values()}
 
 
 def span(low: float, high: float) -> str:

@@ -1,6 +1,6 @@
 """The only owner of the plan of a suite: its cells, and the graph of stages they need, each stage once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ def plan(points: Sequence[Suite], library: Library) -> Plan:
     stages: dict[str, Stage] = {}
     cost: dict[str, int] = {}
     for draft in drafts:
-        for stage in _parents_first(draft.ends):
-            stages.setdefault(stage.key, stage)
+        for stage in draft.ends:
+            _enter(stage, stages)
         cost |= draft.cost
     return Plan(
         cells=cells,
@@ -53,7 +53,9 @@ def plan(points: Sequence[Suite], library: Library) -> Plan:
     )
 
 
-def _parents_first(ends: Sequence[Stage]) -> Iterator[Stage]:
-    for stage in ends:
-        yield from _parents_first(list(stage.parents.values()))
-        yield stage
+def _enter(stage: Stage, known: dict[str, Stage]) -> None:
+    """Enter the stage behind its parents; what is known already is not walked again."""
+    if stage.key not in known:
+        for parent in stage.parents.values():
+            _enter(parent, known)
+        known[stage.key] = stage

@@ -13,9 +13,12 @@ def joined(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell
 
     Each data set with each combination of seeds is a grid of its own.
     """
-    grids = dict.fromkeys(_grid(cell) for cells in drafts for cell in cells)
-    parts = ([[cell for cell in cells if _grid(cell) == one] for cells in drafts] for one in grids)
-    return [cell for part in parts for cell in _shown(part, points)]
+    grids: dict[tuple[Any, ...], dict[int, list[Cell]]] = {}
+    for number, cells in enumerate(drafts):
+        for cell in cells:
+            grids.setdefault(_grid(cell), {}).setdefault(number, []).append(cell)
+    parts = (_shown(list(of.values()), [points[number] for number in of]) for of in grids.values())
+    return [cell for part in parts for cell in part]
 
 
 def _grid(cell: Cell) -> tuple[Any, ...]:
@@ -23,16 +26,16 @@ def _grid(cell: Cell) -> tuple[Any, ...]:
 
 
 def _shown(drafts: Sequence[Sequence[Cell]], points: Sequence[str]) -> list[Cell]:
-    drafts, points = zip(*((cells, point) for cells, point in zip(drafts, points, strict=True) if cells), strict=True)
     rows: dict[str, list[set[str]]] = {}  # plain name -> the stages of its cells, point by point
     for number, (cells, point) in enumerate(zip(drafts, points, strict=True)):
         for cell in cells:
             rows.setdefault(_plain(cell, point), [set() for _ in points])[number].add(cell["stage"])
+    untouched = {name for name, stages in rows.items() if all(of == stages[0] for of in stages)}
     found: dict[tuple[str, str], tuple[Cell, str]] = {}
     for cells, point in zip(drafts, points, strict=True):
         for cell in cells:
             name = _plain(cell, point)
-            if all(stages == rows[name][0] for stages in rows[name]):
+            if name in untouched:
                 cell["encoder"] = name
             held, _ = found.setdefault((cell["encoder"], cell["stage"]), (cell, point))
             held["headline"] |= cell["headline"]  # what one point has in its sweep may be the table of another

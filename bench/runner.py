@@ -36,7 +36,8 @@ class Job:
     @property
     def missing(self) -> list[str]:
         """The keys of the stages that the store lacks."""
-        return [stage.key for stage in self.plan.stages if not self.place.store.has(stage)]
+        there = self.place.store.finished(self.plan.stages)
+        return [stage.key for stage in self.plan.stages if stage.key not in there]
 
 
 def prepare(

@@ -4,9 +4,10 @@ In the key: everything that changes a number. Beside it, in `stage.json`: where,
 """
 
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +54,22 @@ class Store:
     def has(self, stage: Stage) -> bool:
         """Whether the stage is finished."""
         return self.folder(stage).is_dir()
+
+    def finished(self, stages: Iterable[Stage]) -> set[str]:
+        """The keys of those that are finished: one look at the folder of each kind, however many stages there are."""
+        return self._with(stages, "")
+
+    def begun(self, stages: Iterable[Stage]) -> set[str]:
+        """The keys of those that were begun and are not finished, found in the same way."""
+        return self._with(stages, ".")
+
+    def _with(self, stages: Iterable[Stage], mark: str) -> set[str]:
+        wanted = [(stage.kind, stage.key) for stage in stages]
+        there: dict[str, set[str]] = {}
+        for kind in {kind for kind, _ in wanted}:
+            with suppress(FileNotFoundError), os.scandir(self.root / kind) as entries:
+                there[kind] = {entry.name for entry in entries if entry.is_dir()}
+        return {key for kind, key in wanted if f"{mark}{key}" in there.get(kind, ())}
 
     def file(self, stage: Stage, name: str) -> Path:
         """A file of a finished stage. Errors: `UserError` where it is missing or not as it was written."""

@@ -31,7 +31,7 @@ def write(runs: str | Path, folder: str | Path) -> list[Path]:
     texts = cards(run)
     if not texts:
         raise UserError(f"{runs}: no encoder has a finished cell, expected one to write a card of")
-    names, exports = distinct(texts), robustbench.by_encoder(run.records, robustbench.networks(run))
+    names, exports = distinct(texts), robustbench.by_encoder(run.answers, robustbench.networks(run))
     made = {f"{names[encoder]}/{CARD}": text for encoder, text in texts.items()}
     for encoder, held in exports.items():
         for name, fields in held.items():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from robustcl.reports.frame import CORRUPTIONS
+from robustcl.reports.frame import CORRUPTIONS, Cells
 from robustcl.reports.seeds import row_names
 from robustcl.reports.statistics import interval, wilson
 from robustcl.reports.table import MISSING, heading, percent
@@ -15,7 +15,7 @@ _CELL = ["suite", "data", "row", "encoder", "scheme"]
 _NUMBERS = ["n", "accuracy", "low", "high"]
 
 
-def by_corruption(records: pd.DataFrame) -> pd.DataFrame:
+def by_corruption(records: pd.DataFrame | Cells) -> pd.DataFrame:
     """One row per cell, corruption and severity of a `frame`: n, accuracy, low, high, shares in [0, 1] (Wilson)."""
     rows, cells = _numbered(records)
     counts = rows.groupby(["cell", "corruption", "severity"], sort=False)["right"].agg(["size", "sum"]).reset_index()
@@ -24,7 +24,7 @@ def by_corruption(records: pd.DataFrame) -> pd.DataFrame:
     return cells.merge(numbers, on="cell")[[*_CELL, "corruption", "severity", *_NUMBERS]]
 
 
-def by_severity(records: pd.DataFrame) -> pd.DataFrame:
+def by_severity(records: pd.DataFrame | Cells) -> pd.DataFrame:
     """One row per cell and severity: the mean over its corruptions, which AIR reports as CS-1, CS-3 and CS-5.
 
     The interval is that of a mean over images, as for the corruption accuracy itself.
@@ -55,7 +55,7 @@ def markdown(severities: pd.DataFrame) -> str:
     return "\n".join(parts)
 
 
-def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
+def save(records: pd.DataFrame | Cells, folder: str | Path) -> list[Path]:
     """Write `corruptions.csv`, `severities.csv` and `severities.md`; nothing where no corruption was judged."""
     corruptions = by_corruption(records)
     if corruptions.empty:
@@ -68,9 +68,9 @@ def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
     return paths
 
 
-def _numbered(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _numbered(records: pd.DataFrame | Cells) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The judge's rows as cell (a number), image, corruption, severity and right; what each cell is, with its `row`."""
-    rows = records[records["judge"] == CORRUPTIONS]
+    rows = _judged(records)
     of = cell_columns(rows)
     number = rows.groupby(of, observed=True, sort=False, dropna=False).ngroup()
     cells = rows.loc[~number.duplicated(), of].assign(cell=number[~number.duplicated()])
@@ -80,3 +80,12 @@ def _numbered(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     names, levels = (split.str[place].to_numpy()[attack.cat.codes] for place in (0, 1))
     made = rows[["image", "right"]].assign(cell=number, corruption=names, severity=levels)
     return made.astype({"severity": "int64"}), cells
+
+
+def _judged(records: pd.DataFrame | Cells) -> pd.DataFrame:
+    """The rows of this judge; of the cells that it judged, these alone are held."""
+    if isinstance(records, pd.DataFrame):
+        return records[records["judge"] == CORRUPTIONS]
+    judged = records.where(records.described["judges"].astype(str).str.contains(f'"{CORRUPTIONS}"', regex=False))
+    parts = [of[of["judge"] == CORRUPTIONS] for of in judged]
+    return pd.concat(parts, ignore_index=True) if parts else records.frame([])

@@ -73,12 +73,15 @@ def estimates(
     Errors: `UserError` where a design is missing, or rows that it says were there: whoever was drawn and is lost must
     never count as robust.
     """
+    judges = {judge: attacks for judge, attacks in judges.items() if is_estimate(attacks)}
+    if not judges:
+        return {}
     clean = records[records["judge"] == "clean"]
     right = pd.Index(clean.loc[clean["right"].astype(bool), "image"])
     found = {}
     for judge, attacks in judges.items():
         rows = records[records["judge"] == judge]
-        if not is_estimate(attacks) or (rows.empty and len(right)):
+        if rows.empty and len(right):
             continue
         if judge not in designs:
             raise UserError(f"{where}: nothing says how '{judge}' drew its images, expected the file as it was written")

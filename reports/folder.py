@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from robustcl.models.arrays import read_arrays
 from robustcl.models.errors import UserError
 from robustcl.models.naming import check_seen, is_file_name
-from robustcl.reports.frame import CORRUPTIONS, frame, shaped, suite_of
+from robustcl.reports.answers import Answers, heard
+from robustcl.reports.frame import CORRUPTIONS, Cells, frame, shaped, suite_of
 from robustcl.reports.seeds import pooled
 from robustcl.reports.table import Table, tables
-from robustcl.reports.verdicts import verdicts
 from robustcl.reports.verified import NOTE, note, verified
 
 Arrays = dict[str, NDArray[Any]]
@@ -53,24 +53,30 @@ class RunFolder:
         return suite_of(self.root)
 
     @cached_property
+    def finished(self) -> Cells:
+        """The finished cells, whose records are read when asked for."""
+        return Cells.of(self.root)
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the judges say of every finished cell: all that most readers need, and a fiftieth of the records."""
+        return heard(self.finished)
+
+    @cached_property
     def records(self) -> pd.DataFrame:
-        """The `frame` of all records; do not change it, all readers share it."""
+        """The `frame` of all records at once; do not change it, all readers share it."""
         return frame(self.root)
 
     @cached_property
     def tables(self) -> list[Table]:
-        """The `tables` of the records, published numbers beside them."""
-        return tables(self.records, self.suite)
+        """The `tables` of the answers, published numbers beside them."""
+        return tables(self.answers, self.suite)
 
     @cached_property
     def numbers(self) -> pd.DataFrame:
         """The `pooled` numbers of all cells, those of the sweep included, under every judge but corruptions."""
-        return pooled(self.records[self.records["judge"] != CORRUPTIONS])[0]
-
-    @cached_property
-    def answers(self) -> pd.DataFrame:
-        """The `verdicts` of the cells of the table: one row per cell, judge and image."""
-        return verdicts(self.records[self.records["headline"]])
+        found = pooled(self.answers)[0]
+        return found[found["judge"] != CORRUPTIONS].reset_index(drop=True)
 
     @property
     def cells(self) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""The only owner of the tidy frame: every record of a run folder as one row, and what its cells say of themselves."""
+"""The only owner of the tidy frame: every record of a run folder as one row beside its cell; all, or cell by cell."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,13 @@ from robustcl.reports.verified import verified
 
 SUITE_SCHEMA = 1
 RECORDS_SCHEMA = b"1"
+_NAME = pa.dictionary(pa.int32(), pa.string())
 RECORDS = pa.schema(
     [
         ("image", pa.int32()),
         ("label", pa.int16()),
-        ("judge", pa.string()),
-        ("attack", pa.string()),
+        ("judge", _NAME),
+        ("attack", _NAME),
         ("answer", pa.int16()),
         ("right", pa.bool_()),
         ("margin", pa.float32()),
@@ -56,29 +58,72 @@ def frame(runs: str | Path) -> pd.DataFrame:
     their images, see `estimate`). Text is categorical, in the order of the suite, and the
     categories name unfinished cells too, so that a table can show what is missing.
     Errors: `UserError` where `runs` is no run folder or a file in it is damaged or of an unknown schema version.
+
+    It holds about 100 bytes a record in memory; where that is too much, `Cells` is the same one cell at a time.
     """
-    folder = Path(runs)
-    suite = suite_of(folder)
-    cells = _cells(suite, folder / "suite.json")
-    places = [(number, folder / "evaluate" / str(stage)) for number, stage in enumerate(cells["stage"])]
-    places = [(number, stage) for number, stage in places if stage.is_dir()]
-    cells = _told(cells, {number: read_about(verified(stage / "records.parquet")) for number, stage in places})
-    corrupt = {number: folder / "corrupt" / str(suite["cells"][number].get("corrupt", "none")) for number, _ in places}
-    more = [(number, stage) for number, stage in corrupt.items() if stage.is_dir()]
-    places += [(number, verified(stage / "records.parquet").parent) for number, stage in more]
-    finished = [number for number, _ in places]
-    tables = [_records(stage / "records.parquet") for _, stage in places]
-    rows: pd.DataFrame = pa.concat_tables([RECORDS.empty_table(), *tables]).to_pandas()
-    planned: list[Judges] = [json.loads(text) for text in cells["judges"]]
-    names = {
-        "judge": [judge for judges in planned for judge in judges],
-        "attack": [attack for judges in planned for attacks in judges.values() for attack in attacks],
-    }
-    for column, known in names.items():
-        order = dict.fromkeys([CLEAN, *known, *sorted(rows[column].unique())])
-        rows[column] = pd.Categorical(rows[column], categories=list(order))
-    of_row = np.repeat(np.array(finished, dtype=np.intp), [table.num_rows for table in tables])
-    return pd.concat([cells.iloc[of_row].reset_index(drop=True), rows], axis=1)
+    return Cells.of(runs).frame()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cells:
+    """The finished cells of a run folder, whose records are read when they are asked for.
+
+    `described` has a row for each, with the columns of a `frame` that say which cell a row is of; `files` are those of
+    their records. `names` are the judges and attacks that the suite plans, in its order. Iterating gives the `frame`
+    of one cell after the other.
+    """
+
+    described: pd.DataFrame
+    files: Sequence[Sequence[Path]]
+    names: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(cls, runs: str | Path) -> "Cells":
+        """Those of the suite in the folder `runs`. Errors: as `frame`, but for records that are damaged inside."""
+        folder = Path(runs)
+        suite = suite_of(folder)
+        cells = _cells(suite, folder / "suite.json")
+        planned: list[Judges] = [json.loads(text) for text in cells["judges"]]
+        names = {
+            "judge": [judge for judges in planned for judge in judges],
+            "attack": [attack for judges in planned for attacks in judges.values() for attack in attacks],
+        }
+        done = [number for number, stage in enumerate(cells["stage"]) if (folder / "evaluate" / str(stage)).is_dir()]
+        files = {}
+        for number in done:
+            corrupt = folder / "corrupt" / str(suite["cells"][number].get("corrupt", "none"))
+            places = [folder / "evaluate" / str(cells["stage"].iloc[number]), *([corrupt] if corrupt.is_dir() else [])]
+            files[number] = [verified(place / "records.parquet") for place in places]
+        told = _told(cells, {number: read_about(of[0]) for number, of in files.items()})
+        order = {column: list(dict.fromkeys([CLEAN, *known])) for column, known in names.items()}
+        return cls(described=told.iloc[done].reset_index(drop=True), files=list(files.values()), names=order)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        """The `frame` of each cell."""
+        return (self.frame([number]) for number in range(len(self)))
+
+    def where(self, kept: pd.Series) -> "Cells":
+        """Those of which this is true; `kept` (n,) is in the order of `described`."""
+        numbers = np.flatnonzero(kept).tolist()
+        shown = self.described.iloc[numbers].reset_index(drop=True)
+        return replace(self, described=shown, files=[self.files[number] for number in numbers])
+
+    def frame(self, numbers: Iterable[int] | None = None) -> pd.DataFrame:
+        """The `frame` of these cells, or of all. Errors: `UserError` for damaged records and of an unknown schema."""
+        chosen = list(range(len(self)) if numbers is None else numbers)
+        tables = [[_records(path) for path in self.files[number]] for number in chosen]
+        counts = [sum(table.num_rows for table in of) for of in tables]
+        held = pa.concat_tables([RECORDS.empty_table(), *(table for of in tables for table in of)])
+        rows: pd.DataFrame = held.unify_dictionaries().to_pandas()
+        for column, known in self.names.items():
+            order = dict.fromkeys([*known, *sorted(rows[column].cat.remove_unused_categories().cat.categories)])
+            rows[column] = rows[column].cat.set_categories(list(order))
+        of_row = np.repeat(np.array(chosen, dtype=np.intp), counts)
+        return pd.concat([self.described.iloc[of_row].reset_index(drop=True), rows], axis=1)
 
 
 def suite_of(folder: Path) -> dict[str, Any]:

@@ -4,20 +4,22 @@ from pathlib import Path
 
 import pandas as pd
 
+from robustcl.reports.answers import Records, heard
 from robustcl.reports.seeds import pooled
 from robustcl.reports.table import MISSING, heading, in_order, percent
 from robustcl.reports.trust import Notes, against
 from robustcl.reports.writers import grid
 
 
-def transfers(records: pd.DataFrame) -> pd.DataFrame:
+def transfers(records: Records) -> pd.DataFrame:
     """The headline cells of a frame by where they come from and go to: `source`, `target` and the columns of `pooled`.
 
     Empty where no cell of the frame is judged on another data set than its encoder was pretrained on.
     """
-    if not any(" -> " in str(name) for name in records["data"].unique()):
+    answers = heard(records)
+    if not any(" -> " in str(name) for name in answers.cells["data"].unique()):
         return pd.DataFrame()  # seen before anything is counted, as nearly every run is one of these
-    numbers, _ = pooled(records[records["headline"]])
+    numbers, _ = pooled(answers.headline)
     pairs = numbers["data"].astype(str).str.split(" -> ", expand=False)
     numbers["source"], numbers["target"] = pairs.str[0], pairs.str[-1]
     return numbers if (numbers["source"] != numbers["target"]).any() else numbers.iloc[:0]
@@ -53,7 +55,7 @@ def _matrix(numbers: pd.DataFrame, judge: str, notes: Notes) -> str:
     return grid(["encoder", "pretrained on", *(f"{scheme} -> {target}" for scheme, target in columns)], rows, names=2)
 
 
-def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
+def save(records: Records, folder: str | Path) -> list[Path]:
     """Write the matrix of a frame as `transfer.md` and `.csv`; nothing where nothing was transferred."""
     numbers = transfers(records)
     if numbers.empty:

@@ -30,8 +30,8 @@ class Named:
 
 TABLES: Mapping[str, Callable[[RunFolder, Path], list[Path]]] = {
     "table": lambda run, folder: writers.save(run.tables, folder),
-    "transfer": lambda run, folder: matrix.save(run.records, folder),
-    "severities": lambda run, folder: corruptions.save(run.records, folder),
+    "transfer": lambda run, folder: matrix.save(run.answers, folder),
+    "severities": lambda run, folder: corruptions.save(run.finished, folder),
 }
 _NEEDS = {
     "table": "a finished cell of the table",

@@ -217,10 +217,11 @@ def _downloads(files: Iterable[Path], shown: Iterable[Picture]) -> list[str]:
 def _ends(run: RunFolder, rows: Iterable[Row], kept: Kept) -> Iterable[dict[str, Any]]:
     """The hardest and the easiest images of every row, by its first seed: of those with pixels, where any were kept."""
     for row in rows:
-        part = run.records[run.records["headline"]]
+        cells = run.finished.described
+        cells = cells[cells["headline"]]
         for name in ("encoder", "scheme", "data", "norm", "eps"):
-            part = part[part[name] == getattr(row, name)]
-        part = part[part["stage"] == part["stage"].iloc[0]] if len(part) else part
+            cells = cells[cells[name] == getattr(row, name)]
+        part = run.finished.frame(cells.index[:1])
         pixels = kept.get(row.data, {})
         seen = part[part["image"].isin(list(pixels))] if pixels else part
         found = extremes(seen)

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 
 from robustcl.models.errors import UserError, unknown
-from robustcl.reports.estimate import SCREEN
+from robustcl.reports.answers import Records, heard
 from robustcl.reports.seeds import attack, seed_columns
 from robustcl.reports.statistics import Floats, holm, mcnemar, paired
 from robustcl.reports.verdicts import verdicts
 
 
-def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:
+def pairs(records: Records, scheme: str, judge: str, level: float = 0.05) -> pd.DataFrame:
     """Every two encoders of a `frame` under one scheme and judge (`clean`, `pgd-20`, `corruptions`), the better first.
 
     Columns: better, worse, difference (of the accuracies, a share), only_better and only_worse (images on which one is
@@ -23,8 +23,8 @@ def pairs(records: pd.DataFrame, scheme: str, judge: str, level: float = 0.05) -
     t-test. Either speaks of these encoders on images like these: not of other seeds. Errors: `UserError` for a scheme
     or judge that the records do not hold, for more than one table, for other images, and for attacks that differ.
     """
-    shown = records[records["headline"]]
-    if shown.loc[shown["judge"] == judge, "attack"].astype(str).str.startswith(SCREEN).any():
+    shown = heard(records).headline
+    if any(judge in of.estimates for of in shown.heard):
         raise UserError(f"pairs: '{judge}' is an estimate, without a verdict per image, expected such as autoattack")
     answers = verdicts(shown, shares=True)
     for key, name in (("scheme", scheme), ("judge", judge)):
@@ -43,7 +43,11 @@ def compare(answers: pd.DataFrame, judge: str, level: float = 0.05) -> pd.DataFr
         raise UserError("pairs: encoders judged on different images, expected the same ones")
     order = right.mean().sort_values(ascending=False, kind="stable").index
     answers_of = {str(row): right[row].to_numpy() for row in order}
-    rows = [(*both, *_pair(*(answers_of[row] for row in both))) for both in combinations(answers_of, 2)]
+    single = {row: bool(np.isin(held, (0, 1)).all()) for row, held in answers_of.items()}
+    rows = [
+        (one, other, *_pair(answers_of[one], answers_of[other], single[one] and single[other]))
+        for one, other in combinations(answers_of, 2)
+    ]
     found = pd.DataFrame(rows, columns=["better", "worse", "difference", "only_better", "only_worse", "p"])
     found["holm"] = holm(found["p"])
     return found.assign(resolved=found["holm"] <= level)
@@ -63,8 +67,7 @@ def _check(part: pd.DataFrame, judge: str) -> None:
         raise UserError(f"pairs: '{judge}' is not one attack here but {told}, expected one fingerprint")
 
 
-def _pair(one: Floats, other: Floats) -> tuple[float, int, int, float]:
-    """The difference of two encoders, how many images each is better on, and the p-value."""
-    single = np.isin([one, other], (0, 1)).all()
+def _pair(one: Floats, other: Floats, single: bool) -> tuple[float, int, int, float]:
+    """The difference of two encoders, how many images each is better on, and p; `single` where answers are 0 or 1."""
     p = mcnemar(one.astype(bool), other.astype(bool)) if single else paired(one, other)
     return float(one.mean() - other.mean()), int((one > other).sum()), int((other > one).sum()), p

@@ -1,11 +1,12 @@
 """The only owner of ranks: which rows of a column are resolved above which, and what cannot be ranked at all."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from robustcl.models.errors import UserError
-from robustcl.reports.estimate import SCREEN
+from robustcl.reports.answers import Answers, Records, heard
 from robustcl.reports.pairs import compare
 from robustcl.reports.verdicts import verdicts
 
@@ -15,7 +16,7 @@ TABLE = ["suite", "data", "norm", "eps"]
 COLUMN = [*TABLE, "scheme", "judge"]
 
 
-def ranks(records: pd.DataFrame) -> pd.DataFrame:
+def ranks(records: Records) -> pd.DataFrame:
     """The rank of every row (encoder) in every column of the tables of a `frame`: a column is a scheme and a judge.
 
     Columns: suite, data, norm, eps, scheme, judge, row, `rank` and `last`, the best and the worst rank that the test
@@ -27,32 +28,43 @@ def ranks(records: pd.DataFrame) -> pd.DataFrame:
     return ranked(records)[0]
 
 
-def ranked(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def ranked(records: Records) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The `ranks`, and the columns that have none although they have several rows: data, ..., judge and `why`."""
-    answers = verdicts(records[records["headline"]], shares=True)
-    answers = answers[answers["encoder"] != RANDOM]
+    shown = heard(records).headline
+    shown = shown.where(shown.cells["encoder"] != RANDOM)
     made, refused = [], []
-    for key, part in answers.groupby(COLUMN, observed=True, sort=False):
-        column = dict(zip(COLUMN, map(str, key), strict=True))
-        if part["encoder"].nunique() < 2:
+    for key, numbers in _columns(shown, [of.answers for of in shown.heard]).items():
+        column = dict(zip(COLUMN, key, strict=True))
+        of = shown.take(numbers)
+        if of.cells["encoder"].nunique() < 2:
             continue
         try:
-            made.append(_rank(part, column["judge"]).assign(**column))
+            made.append(_rank(verdicts(of, shares=True, judges=[column["judge"]]), column["judge"]).assign(**column))
         except UserError as error:
             refused.append(column | {"why": str(error)})
-    refused += _estimates(records[records["headline"]])
+    refused += _estimates(shown)
     names = [*COLUMN, "row", "rank", "last", "tied"]
     found = pd.concat(made, ignore_index=True)[names] if made else pd.DataFrame(columns=names)
     types: dict[str, Any] = {**dict.fromkeys([*COLUMN, "row"], str), "rank": "int64", "last": "int64", "tied": bool}
     return found.astype(types), pd.DataFrame(refused, columns=[*COLUMN, "why"])
 
 
-def _estimates(shown: pd.DataFrame) -> list[dict[str, str]]:
+def _columns(shown: Answers, judges: Sequence[Iterable[str]]) -> dict[tuple[str, ...], list[int]]:
+    """The columns of the tables, each with the numbers of its cells; `judges` are those of every cell."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    places = zip(*(shown.cells[name].astype(str) for name in COLUMN[:-1]), strict=True)
+    for number, (place, of) in enumerate(zip(places, judges, strict=True)):
+        for judge in of:
+            found.setdefault((*place, judge), []).append(number)
+    return found
+
+
+def _estimates(shown: Answers) -> list[dict[str, str]]:
     """The columns of several rows that are estimates: draws are not compared image by image."""
-    found = shown[shown["attack"].astype(str).str.startswith(SCREEN) & (shown["encoder"] != RANDOM)]
-    counts = found.groupby(COLUMN, observed=True, sort=False)["encoder"].nunique()
+    found = _columns(shown, [of.estimates for of in shown.heard])
+    several = [key for key, numbers in found.items() if shown.cells["encoder"].iloc[numbers].nunique() > 1]
     why = "an estimate has no verdict per image"
-    return [dict(zip(COLUMN, map(str, key), strict=True)) | {"why": why} for key in counts.index[counts > 1]]
+    return [dict(zip(COLUMN, key, strict=True)) | {"why": why} for key in several]
 
 
 def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
@@ -74,7 +86,7 @@ def leaders(ranks: pd.DataFrame) -> dict[tuple[str, str, str], str]:
 
 def _rank(part: pd.DataFrame, judge: str) -> pd.DataFrame:
     """The rows of one column, in the order in which they are shown."""
-    held = set(part["encoder"].astype(str))
+    held = {str(name) for name in part["encoder"].unique()}
     rows = [str(name) for name in part["encoder"].cat.categories if str(name) in held]
     found = compare(part, judge)
     resolved = found[found["resolved"]]

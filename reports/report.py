@@ -58,17 +58,16 @@ def _claimed(root: Path) -> Iterator[None]:
 
 
 def _report(run: RunFolder, places: Sequence[Path]) -> Report:
-    records = run.records
     with placed(places) as hidden:
         made = writers.save(run.tables, hidden)
-        made += [path for part in (matrix, corruptions) for path in part.save(records, hidden)]
+        made += matrix.save(run.answers, hidden) + corruptions.save(run.finished, hidden)
         made += drawing.save(run, hidden)
         made += page.save(run, hidden, made)
         names = [path.relative_to(hidden) for path in made]
         for place in places:
             _refuse(place, () if place == run.root / "report" else names)
     text = "\n\n".join(writers.terminal(table) for table in run.tables)
-    matrices = matrix.markdown(matrix.transfers(records)).strip()
+    matrices = matrix.markdown(matrix.transfers(run.answers)).strip()
     return Report(
         text=f"{text}\n\n{matrices}".strip() or NOTHING,
         folder=places[0],

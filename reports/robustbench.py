@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from robustcl.models.errors import UserError
+from robustcl.reports.answers import Records
 from robustcl.reports.capsule import architecture
 from robustcl.reports.filenames import distinct
 from robustcl.reports.folder import RunFolder
@@ -22,7 +23,7 @@ STANDARD = ["apgd-ce", "apgd-t", "fab-t", "square"]  # the only version whose nu
 _THREATS = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 
 
-def model_info(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def model_info(records: Records, architectures: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What a `frame` holds for RobustBench: `<data>/<threat>/<name>.json` -> its fields.
 
     Every cell of AutoAttack `standard` has one, in their form: accuracies in percent as text with two decimals, eps
@@ -35,7 +36,7 @@ def model_info(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[
     return {path: fields for held in by_encoder(records, architectures).values() for path, fields in held.items()}
 
 
-def by_encoder(records: pd.DataFrame, architectures: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
+def by_encoder(records: Records, architectures: Mapping[str, str]) -> dict[str, dict[str, dict[str, Any]]]:
     """The same for every encoder of its own. Names that differ are files that differ, however alike they are."""
     cells = list(_cells(summary(records)))
     data = distinct(str(robust["data"]) for _, robust in cells)
@@ -55,7 +56,7 @@ def write(runs: str | Path, folder: str | Path | None = None) -> list[Path]:
     """
     run = RunFolder(Path(runs))
     target = Path(folder) if folder is not None else run.root / "report" / "model_info"
-    found = model_info(run.records, networks(run))
+    found = model_info(run.answers, networks(run))
     if not found:
         raise UserError(f"{runs}: no finished cell has the judge {JUDGE} ({', '.join(STANDARD)}), expected one")
     paths = [target / name for name in found]

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from robustcl.bench.findings import UNCHECKED
+from robustcl.reports.answers import Answers, Records, heard
 from robustcl.reports.frame import CORRUPTIONS
 from robustcl.reports.statistics import interval, wilson_of_means
 from robustcl.reports.trust import against, together, verdict, why
-from robustcl.reports.verdicts import cell_columns, summary, verdicts
+from robustcl.reports.verdicts import summary, verdicts
 
 # What may differ between the seeds of a cell.
 _OF_ONE = ("stage", "judges", "fingerprints", "reliability", "findings", "designs")
@@ -37,7 +38,7 @@ def row_names(cells: pd.DataFrame) -> pd.Series:
     return names
 
 
-def pooled(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def pooled(records: Records) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The `summary` of a frame with one row where cells differ by nothing but their seeds, and the rows of those seeds.
 
     Both have the columns `row` (the encoder), `seeds` (how many) and `spread` (the standard deviation of the accuracy
@@ -45,19 +46,21 @@ def pooled(records: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     seeds share, low and high are the 95 % interval over images (see `wilson_of_means`), `right` is unknown, and a
     `seed_<role>` that varies too. A cell is as reliable as the least reliable of its seeds. Errors: as `summary`.
     """
-    numbers = summary(records)
+    answers = heard(records)
+    numbers = summary(answers)
     numbers = numbers.assign(row=numbers["encoder"].astype(str), seeds=1, spread=float("nan"))
     if numbers.empty:
         return numbers, numbers
-    seeds, known = seed_columns(numbers), set(cell_columns(records))
+    seeds, known = seed_columns(numbers), set(answers.cells)
     key = [name for name in numbers if name in known and name not in (*seeds, *_OF_ONE)]
     by = [numbers[name] for name in [*key, "judge"]] + [numbers["fingerprint"].map(attack)]
     number = numbers.groupby(by, observed=True, sort=False, dropna=False).ngroup()
+    if number.is_unique:
+        return numbers, numbers.iloc[:0]
     parts = [part.drop_duplicates("stage") for _, part in numbers.groupby(number, sort=False)]
     several = [len(part) > 1 and not part.duplicated(seeds).any() for part in parts]
     if not any(several):
         return pd.concat(parts, ignore_index=True), numbers.iloc[:0]
-    answers = verdicts(records, shares=True)
     made = [_pool(part, answers, seeds) if many else part for part, many in zip(parts, several, strict=True)]
     one = pd.concat([part for part, many in zip(parts, several, strict=True) if many])
     return _alike(made, numbers), one.reset_index(drop=True)
@@ -68,12 +71,12 @@ def told(cells: pd.DataFrame, seeds: pd.DataFrame) -> pd.Series:
     return cells.apply(lambda cell: _told(cell, seeds), axis=1)
 
 
-def _pool(part: pd.DataFrame, answers: pd.DataFrame, seeds: Sequence[str]) -> pd.DataFrame:
+def _pool(part: pd.DataFrame, answers: Answers, seeds: Sequence[str]) -> pd.DataFrame:
     """One row for the cells of several seeds."""
-    judge, stages = part["judge"].iloc[0], part["stage"]
+    judge, cells = str(part["judge"].iloc[0]), answers.cells
     if part["set_low"].notna().all():
         return _pool_estimates(part, seeds)
-    rows = answers[(answers["judge"] == judge) & answers["stage"].isin(stages)]
+    rows = verdicts(answers.where(cells["stage"].isin(part["stage"])), shares=True, judges=[judge])
     means = rows.groupby("image")["right"].mean().to_numpy(dtype=float)
     low, high = interval(means) if judge == CORRUPTIONS else wilson_of_means(means, len(part))
     of = {"n": len(means), "accuracy": float(means.mean()), "low": low, "high": high}

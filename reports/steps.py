@@ -6,7 +6,7 @@ import re
 import pandas as pd
 
 from robustcl.models.errors import UserError
-from robustcl.reports.frame import Judges
+from robustcl.reports.frame import Cells, Judges
 from robustcl.reports.statistics import wilson, wilson_of_means
 from robustcl.reports.verdicts import judged
 
@@ -34,21 +34,22 @@ def accuracy_by_steps(records: pd.DataFrame, judge: str) -> pd.DataFrame:
     return table.assign(accuracy=table["right"] / table["n"], low=low, high=high)
 
 
-def curves(records: pd.DataFrame) -> pd.DataFrame:
+def curves(cells: Cells) -> pd.DataFrame:
     """Accuracy by steps, a row each, for every cell of the table that a PGD from one start judged.
 
     Of several such judges the one with most steps speaks. Seeds of a cell are averaged, as `pooled` does.
     """
-    parts = []
-    for _, cell in records[records["headline"]].groupby(_CELL, observed=True, sort=False):
-        found = _longest(json.loads(str(cell["judges"].iloc[0])))
+    parts, shown = [], cells.where(cells.described["headline"])
+    for _, of in shown.described.groupby(_CELL, observed=True, sort=False):
+        found = _longest(json.loads(str(of["judges"].iloc[0])))
         if found is None:
             continue
-        alive = [_alive(rows, *found) for _, rows in cell.groupby("stage", observed=True, sort=False)]
+        seeds = of.drop_duplicates("stage").index
+        alive = [_alive(shown.frame([number]), *found) for number in seeds]
         means = pd.concat(alive).groupby(level=0).mean()
         points = pd.DataFrame([wilson_of_means(means[k], len(alive)) for k in means], columns=["low", "high"])
         points = points.assign(judge=found[0], seeds=len(alive), n=len(means), accuracy=means.mean().to_numpy())
-        first = cell[_CELL].iloc[[0] * len(points)].reset_index(drop=True)
+        first = of[_CELL].iloc[[0] * len(points)].reset_index(drop=True)
         parts.append(first.join(points.assign(steps=range(len(points))))[[*_CELL, *_POINT]])
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 

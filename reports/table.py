@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from robustcl.reports import captions
+from robustcl.reports.answers import Records, heard
 from robustcl.reports.beside import COLUMNS, beside, lines
 from robustcl.reports.beside import notes as notes_of
 from robustcl.reports.captions import ESTIMATED as ESTIMATED
@@ -116,15 +117,16 @@ class Table:
         return [(scheme, row) for scheme, row in every if row == REFERENCE or (row in given) == (scheme == GIVEN)]
 
 
-def tables(records: pd.DataFrame, suite: Mapping[str, Any] | None = None) -> list[Table]:
+def tables(records: Records, suite: Mapping[str, Any] | None = None) -> list[Table]:
     """The tables of a frame, one per data set and threat, from its headline cells; empty where none is finished.
 
     With the `suite.json` of its run folder, published numbers stand beside the measured ones.
     """
-    numbers, singles = pooled(records[records["headline"]])
+    shown = heard(records).headline
+    numbers, singles = pooled(shown)
     if numbers.empty:
         return []
-    ranks, refused = ranked(records)
+    ranks, refused = ranked(shown)
     made = []
     for key, part in numbers.groupby(_GROUP, observed=True, sort=False):
         own, of, why = (held[_are(held, key)] for held in (singles, ranks, refused))

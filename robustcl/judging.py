@@ -15,7 +15,7 @@ from robustcl.bench.draft import set_name
 from robustcl.bench.given import give
 from robustcl.bench.judged import admit
 from robustcl.bench.library import Library
-from robustcl.bench.pace import duration, measure
+from robustcl.bench.pace import Pace, duration, measure
 from robustcl.bench.runner import find_device
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Imported
@@ -181,7 +181,8 @@ def judge(hearing: Hearing, *, quiet: bool = False, debug: bool = False) -> str:
 def outline(hearing: Hearing) -> str:
     """What would be judged, with an estimate."""
     stages = [stage for case in hearing.cases for stage in case.stages]
-    return planned(head(hearing), stages, hearing.cost, hearing.store, estimate(hearing))
+    pace = _pace(hearing)
+    return planned(head(hearing), stages, hearing.cost, hearing.store, estimate(hearing, pace), pace)
 
 
 def head(hearing: Hearing) -> str:
@@ -199,10 +200,10 @@ def unsplit(hearing: Hearing) -> list[str]:
     return shards.unsplit(case.judges, str(case.images.pixels.device)) if case.workers > 1 else []
 
 
-def estimate(hearing: Hearing) -> str:
+def estimate(hearing: Hearing, pace: Pace | None = None) -> str:
     """How long what is missing takes, from a pass of the model itself over its own images."""
     case, passes = hearing.cases[0], sum(hearing.cost[key] for key in hearing.missing)
-    pace = measure(case.given.model, case.images.floats(slice(0, 64)))
+    pace = pace or _pace(hearing)
     share = sum(not hearing.store.has(stage) for one in hearing.cases for stage in one.stages) / len(case.stages)
     line = told(passes, share * pace.least(len(case.images), len(case.judges)), pace)
     if not case.budget:
@@ -211,6 +212,11 @@ def estimate(hearing: Hearing) -> str:
     hint = f"; a block may take {duration(first)}: choose a smaller --batch" if first > case.budget else ""
     each = " for each radius" if len(hearing.cases) > 1 else ""
     return f"{line}; budget {duration(case.budget)}{each}, in blocks of {case.batch} images{hint}"
+
+
+def _pace(hearing: Hearing) -> Pace:
+    case = hearing.cases[0]
+    return measure(case.given.model, case.images.floats(slice(0, 64)))
 
 
 def _threat(norm: str, eps: str) -> Threat:

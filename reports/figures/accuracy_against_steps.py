@@ -22,7 +22,7 @@ class AgainstSteps(Drawing):
 
     def draw(self, run: RunFolder) -> Iterator[Drawn]:
         """One figure per table with such a judge."""
-        points = curves(run.records)
+        points = curves(run.finished)
         if points.empty:
             return
         points["row"] = pd.Categorical(points["encoder"], categories=in_order(points))

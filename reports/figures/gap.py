@@ -12,11 +12,13 @@ from matplotlib.lines import Line2D
 from scipy.special import ndtri
 
 from robustcl.reports import style
+from robustcl.reports.answers import Answers
 from robustcl.reports.drawing import Drawing, Drawn, named, strongest
 from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import CLEAN
 from robustcl.reports.statistics import wilson
 from robustcl.reports.table import GIVEN, REFERENCE, Table, heading
+from robustcl.reports.verdicts import verdicts
 
 _TABLE = ["suite", "data", "norm", "eps"]
 _ROW = 0.21  # inches from one encoder to the next
@@ -38,7 +40,7 @@ class Gap(Drawing):
                 yield Drawn(name=name, figure=gap(table, gaps), data=gaps)
 
 
-def scheme_gaps(answers: pd.DataFrame, table: Table) -> pd.DataFrame:
+def scheme_gaps(answers: Answers, table: Table) -> pd.DataFrame:
     """The gap of every encoder under SA and the strongest judge.
 
     Columns row, judge, of and to (schemes), n, seeds, gap, low, high. The gap is the accuracy under the scheme `to`
@@ -47,12 +49,12 @@ def scheme_gaps(answers: pd.DataFrame, table: Table) -> pd.DataFrame:
     """
     schemes = [scheme for scheme in table.schemes if scheme != GIVEN]
     key = table.numbers[_TABLE].iloc[0].tolist()
-    part = answers[(answers[_TABLE].astype(str) == key).all(axis=1)]
-    judges = [CLEAN, strongest(list(part["judge"].cat.remove_unused_categories().cat.categories))]
+    of = answers.headline.where((answers.headline.cells[_TABLE].astype(str) == key).all(axis=1))
+    judges = [CLEAN, strongest(of.held)]
     names = ["row", "judge", "of", "to", "n", "seeds", "gap", "low", "high"]
     rows = []
     for row, judge in itertools.product((row for row in table.rows if row != REFERENCE), filter(None, judges)):
-        held = part[(part["encoder"] == row) & (part["judge"] == judge)]
+        held = verdicts(of.where(of.cells["encoder"] == row), judges=[judge])
         held = held.drop_duplicates(["scheme", "stage", "image"])
         means = held.pivot_table(index="image", columns="scheme", values="right", aggfunc="mean", observed=True)
         known = [scheme for scheme in schemes if scheme in means]

@@ -13,9 +13,10 @@ from robustcl.reports.frame import CLEAN
 from robustcl.reports.heat import ROW, heat, top_of, widest
 from robustcl.reports.statistics import wilson_of_means
 from robustcl.reports.table import heading, in_order
+from robustcl.reports.verdicts import verdicts
 
 _TABLE = ["suite", "data", "norm", "eps"]
-_CELL = [*_TABLE, "scheme", "encoder", "judge", "label"]
+_CELL = [*_TABLE, "scheme", "encoder"]
 _LEGIBLE = 20  # classes; the cells of more are too narrow for numbers
 
 
@@ -40,23 +41,24 @@ def by_class(run: RunFolder) -> pd.DataFrame:
 
     `n` counts images, which the seeds of a cell share; their mean is taken image by image, as `pooled` does.
     """
-    answers = run.answers
-    parts = [part[_shown(part["judge"])] for _, part in answers.groupby(_TABLE, observed=True, sort=False)]
-    kept = pd.concat(parts or [answers]).drop_duplicates([*_TABLE, "judge", "stage", "image"])
-    clean = run.records[run.records["judge"] == CLEAN]
-    labels = clean[["data", "image", "label"]].drop_duplicates(["data", "image"])
-    told = kept.astype({"data": str}).merge(labels.astype({"data": str}), on=["data", "image"])
-    images = told.groupby([*_CELL, "image"], observed=True, sort=False)["right"].agg(["mean", "size"]).reset_index()
-    rows = []
-    for key, part in images.groupby(_CELL, observed=True, sort=False):
-        seeds = int(part["size"].max())
-        ends = wilson_of_means(part["mean"], seeds)
-        rows.append([*key, seeds, len(part), float(part["mean"].mean()), *ends])
-    made = pd.DataFrame(rows, columns=[*_CELL, "seeds", "n", "accuracy", "low", "high"])
+    shown, rows = run.answers.headline, []
+    cells = shown.cells
+    for _, table in cells.groupby(_TABLE, observed=True, sort=False):
+        kept = [CLEAN, strongest(shown.take(table.index).held)]
+        for key, seeds in table.drop_duplicates([*_CELL, "stage"]).groupby(_CELL, observed=True, sort=False):
+            of = shown.take(seeds.index)
+            labels = pd.Series(of.heard[0].labels, of.heard[0].answers[CLEAN].index)
+            for judge in (judge for judge in of.held if judge in kept):
+                held = verdicts(of, judges=[judge]).groupby("image")["right"].agg(["mean", "size"])
+                for label, part in held.groupby(labels.reindex(held.index), sort=False):
+                    times = int(part["size"].max())
+                    ends = wilson_of_means(part["mean"], times)
+                    rows.append([*key, judge, label, times, len(part), float(part["mean"].mean()), *ends])
+    made = pd.DataFrame(rows, columns=[*_CELL, "judge", "label", "seeds", "n", "accuracy", "low", "high"])
     if made.empty:
         return made
-    schemes = [str(name) for name in answers["scheme"].cat.categories]
-    order = {"encoder": in_order(answers), "scheme": schemes}
+    schemes = [str(name) for name in cells["scheme"].cat.categories]
+    order = {"encoder": in_order(cells), "scheme": schemes}
     return made.assign(**{name: pd.Categorical(made[name], categories=known) for name, known in order.items()})
 
 
@@ -89,8 +91,3 @@ def per_class(numbers: pd.DataFrame) -> Figure:
         figure.colorbar(mesh, ax=panels, label="accuracy (%)", shrink=0.6)
         panels[-1].set_xlabel(f"class\n{told}")
     return figure
-
-
-def _shown(judges: pd.Series) -> pd.Series:
-    """Which rows of one table are of the clean answers or of its strongest judge."""
-    return judges.isin([CLEAN, strongest(list(judges.cat.remove_unused_categories().cat.categories))])

@@ -19,10 +19,10 @@ class PerCorruption(Drawing):
 
     def draw(self, run: RunFolder) -> Iterator[Drawn]:
         """One figure per data set and scheme."""
-        numbers = by_corruption(run.records)
+        numbers = by_corruption(run.finished)
         if numbers.empty:
             return
-        levels = by_severity(run.records)
+        levels = by_severity(run.finished)
         columns = [name for name in ("data", "scheme") if numbers[name].nunique() > 1]
         for (data, scheme), part in numbers.groupby(["data", "scheme"], observed=True, sort=False):
             of = levels[(levels["data"] == data) & (levels["scheme"] == scheme)]

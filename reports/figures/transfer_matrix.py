@@ -23,7 +23,7 @@ class TransferMatrix(Drawing):
 
     def draw(self, run: RunFolder) -> Iterator[Drawn]:
         """One figure per judge, or several where the encoders are many."""
-        numbers = transfers(run.records)
+        numbers = transfers(run.answers)
         if numbers.empty:
             return
         order = [row for row in in_order(numbers) if (numbers["row"] == row).any()]

@@ -76,7 +76,7 @@ def test_curves_by_steps_by_hand(tmp_path: Path) -> None:
     rows = stepped(records([*clean, *broken, *short, *square]), {0: 0, 1: 2})
     blind = records([(image, "clean", "clean", False) for image in range(4)])
     cells = [(cell("advcl", "SLF", judges=judges), rows), (cell("blind", "SLF", judges=judges), blind)]
-    points = step_curves(RunFolder(write_run(tmp_path, cells)).records)
+    points = step_curves(RunFolder(write_run(tmp_path, cells)).finished)
     one = points[points["encoder"] == "advcl"]
     assert one[["judge", "steps", "n", "accuracy"]].to_numpy().tolist() == [
         ["pgd-3", 0, 4, 0.5], ["pgd-3", 1, 4, 0.5], ["pgd-3", 2, 4, 0.25], ["pgd-3", 3, 4, 0.25],
@@ -91,7 +91,7 @@ def test_curves_by_steps_pool_seeds(tmp_path: Path) -> None:
     for seed, robust in ((0, 2), (1, 4)):
         of = cell("at", "SLF", judges={"pgd-2": ["pgd-2"]}, stage=f"s{seed}", seeds={"finetune": seed})
         cells.append((of, stepped(answers(4, 4, {"pgd-2": robust}, {"pgd-2": ["pgd-2"]}), {2: 1, 3: 1})))
-    points = step_curves(RunFolder(write_run(tmp_path, cells)).records)
+    points = step_curves(RunFolder(write_run(tmp_path, cells)).finished)
     assert points["accuracy"].tolist() == [1.0, 0.75, 0.75]
     assert points["seeds"].tolist() == [2, 2, 2]
     assert (points["low"][1], points["high"][1]) == pytest.approx(wilson_of_means([1, 1, 0.5, 0.5], 2))
