@@ -1,8 +1,13 @@
 """What stages say while they work: every line of the log, bounded, and never in the way of the stage."""
 
+import itertools
 import json
+import os
+import random
 import re
+import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import pytest
 import torch
 
 from robustcl.bench.budget import _TimeIsUp
-from robustcl.bench.journal import Journal, logged
+from robustcl.bench.journal import Journal, logged, memory
 from robustcl.bench.runner import make, prepare
 from robustcl.models.errors import NumberError
 from robustcl.reports.logs import events
@@ -124,6 +129,27 @@ def test_a_torn_line_is_closed_and_passed_over(tmp_path: Path) -> None:
     assert [line["event"] for line in events(journal.path, end)[0]] == ["two"]
 
 
+def test_kills_lose_no_line_that_was_said_before(tmp_path: Path) -> None:
+    """Twenty writers one after another, each killed at a random moment: every one goes on with the number after."""
+    g, journal = random.Random(0), Journal(tmp_path, silent)
+    for _ in range(20):
+        begun = len(events(journal.path)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+            child = os.fork()
+        if not child:
+            for number in itertools.count(begun):
+                journal.write("epoch", number=number, curve={"loss": 1.0 / (1 + number)})
+        while len(events(journal.path)[0]) == begun:
+            time.sleep(0.001)
+        time.sleep(g.uniform(0, 0.01))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    numbers = [line["number"] for line in events(journal.path)[0]]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 100
+
+
 def test_what_is_said_at_any_rate_is_written_at_a_bounded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     journal, clock = Journal(tmp_path, lambda done, total: told.append((done, total))), iter(range(10_000))
@@ -182,7 +208,21 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     assert events(tmp_path / "log.jsonl") == ([], 0)
 
 
+def test_a_name_in_no_encoding_is_said_all_the_same(tmp_path: Path) -> None:
+    Journal(tmp_path, silent).write("started", label="é\udcff")
+    assert said(tmp_path)[0]["label"] == "é\udcff"
+
+
 def test_numbers_that_json_has_no_words_for_are_null(tmp_path: Path) -> None:
     Journal(tmp_path, silent).write("epoch", curve={"loss": float("nan"), "val": 0.5}, speed=float("inf"))
     (line,) = said(tmp_path)
     assert (line["curve"], line["speed"]) == ({"loss": None, "val": 0.5}, None)
+
+
+def test_the_memory_of_a_cuda_device_is_said_where_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        assert ("peak_cuda_memory" in memory()) == used
+    assert memory()["peak_cuda_memory"] == 5
