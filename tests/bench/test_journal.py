@@ -19,6 +19,7 @@ import torch
 from robustcl.bench.budget import _TimeIsUp
 from robustcl.bench.journal import Journal, logged, memory
 from robustcl.bench.runner import make, prepare
+from robustcl.bench.stages import work_of
 from robustcl.models.errors import NumberError
 from robustcl.reports.logs import events
 from tests.bench.tiny import Quiet, visible, write_suite
@@ -115,6 +116,16 @@ def test_a_stage_that_goes_on_says_from_where_and_ends_with_the_same_bytes(runs:
     assert (lines[5]["epoch"], lines[5]["epochs"]) == (2, 3)
     assert lines[5].keys() - {"time", "event", "peak_memory"} == FIELDS["resumed"]
     assert visible(tmp_path / "runs") == visible(runs)
+
+
+def test_seconds_are_those_of_the_work_and_not_of_waiting_for_it(tmp_path: Path) -> None:
+    job = prepare(write_suite(tmp_path), runs=tmp_path / "runs")
+    stage = next(stage for stage in job.plan.stages if stage.label == "probe thumbnails")
+    began = time.monotonic()
+    work = work_of(stage, job.place, silent)
+    time.sleep(0.5)  # while another process has the claim
+    job.place.store.make(stage, work)
+    assert job.place.store.note(stage)["made"]["seconds"] < time.monotonic() - began - 0.49
 
 
 def test_a_torn_line_is_closed_and_passed_over(tmp_path: Path) -> None:
