@@ -47,8 +47,9 @@ class Journal:
             fields |= memory()
         self.last = now
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+        text = json.dumps(_plain(line), ensure_ascii=False, allow_nan=False)
         with suppress(OSError):
-            _append(self.path, json.dumps(_plain(line), ensure_ascii=False, allow_nan=False).encode() + b"\n")
+            _append(self.path, text.encode(errors="backslashreplace") + b"\n")
 
     def moved(self, done: int, total: int) -> None:
         """So much of the stage is done."""

@@ -57,7 +57,7 @@ class Board:
         self.attacks[key] = self.attacks.get(key, 0) + (event["event"] == "attack finished")
         step = event.get("epoch") if event["event"] == "epoch" else self.attacks[key]
         values = [self.summary.Value(tag=tag, simple_value=number) for tag, number in curves(event)]
-        if values and isinstance(step, int):
+        if values and isinstance(step, int) and 0 <= step < 1 << 31:
             summary = self.summary(value=values)
             writer.write(self.event(wall_time=when, step=step, summary=summary).SerializeToString())
 
@@ -80,5 +80,5 @@ def curves(event: Event) -> Iterator[tuple[str, float]]:
     found = {**(terms if isinstance(terms, dict) else {}), **{name: event.get(name) for name in _SPEED}}
     prefix = f"{event['judge']}/" if "judge" in event else ""
     for name, number in found.items():
-        if name != "epoch" and isinstance(number, int | float):
+        if name != "epoch" and isinstance(number, int | float) and abs(number) < 1e38:
             yield f"{prefix}{name}", float(number)

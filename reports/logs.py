@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from robustcl.bench.journal import NAME
 from robustcl.reports.capsule import duration
 
-NAME = "log.jsonl"
 _END = 1 << 16  # bytes of a log that say where its stage is
 
 Event = Mapping[str, Any]

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from robustcl.bench.journal import NAME
 from robustcl.bench.store import Store
 from robustcl.models.errors import UserError
 from robustcl.reports.capsule import duration
 from robustcl.reports.frame import suite_of
-from robustcl.reports.logs import NAME, ago, attempt, last_events, left, where
+from robustcl.reports.logs import ago, attempt, last_events, left, where
 
 DEPTH = 3  # how many folders below the one that was named a run folder may lie
 SILENT = 60.0  # seconds without a line of its log after which a stage is said to be silent

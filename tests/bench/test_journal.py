@@ -1,8 +1,13 @@
 """What stages say while they work: every line of the log, bounded, and never in the way of the stage."""
 
+import itertools
 import json
+import os
+import random
 import re
+import signal
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +17,9 @@ import pytest
 import torch
 
 from robustcl.bench.budget import _TimeIsUp
-from robustcl.bench.journal import Journal, logged
+from robustcl.bench.journal import Journal, logged, memory
 from robustcl.bench.runner import make, prepare
+from robustcl.bench.stages import work_of
 from robustcl.models.errors import NumberError
 from robustcl.reports.logs import events
 from tests.bench.tiny import Quiet, visible, write_suite
@@ -112,6 +118,16 @@ def test_a_stage_that_goes_on_says_from_where_and_ends_with_the_same_bytes(runs:
     assert visible(tmp_path / "runs") == visible(runs)
 
 
+def test_seconds_are_those_of_the_work_and_not_of_waiting_for_it(tmp_path: Path) -> None:
+    job = prepare(write_suite(tmp_path), runs=tmp_path / "runs")
+    stage = next(stage for stage in job.plan.stages if stage.label == "probe thumbnails")
+    began = time.monotonic()
+    work = work_of(stage, job.place, silent)
+    time.sleep(0.5)  # while another process has the claim
+    job.place.store.make(stage, work)
+    assert job.place.store.note(stage)["made"]["seconds"] < time.monotonic() - began - 0.49
+
+
 def test_a_torn_line_is_closed_and_passed_over(tmp_path: Path) -> None:
     journal = Journal(tmp_path, silent)
     journal.write("one")
@@ -122,6 +138,27 @@ def test_a_torn_line_is_closed_and_passed_over(tmp_path: Path) -> None:
     Journal(tmp_path, silent).write("two")
     assert [line["event"] for line in events(journal.path)[0]] == ["one", "two"]
     assert [line["event"] for line in events(journal.path, end)[0]] == ["two"]
+
+
+def test_kills_lose_no_line_that_was_said_before(tmp_path: Path) -> None:
+    """Twenty writers one after another, each killed at a random moment: every one goes on with the number after."""
+    g, journal, numbers, end = random.Random(0), Journal(tmp_path, silent), list[int](), 0
+    for _ in range(20):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads
+            child = os.fork()
+        if not child:
+            for number in itertools.count(len(numbers)):
+                journal.write("epoch", number=number, curve={"loss": 1.0 / (1 + number)})
+        while not journal.path.exists() or journal.path.stat().st_size == end:
+            time.sleep(0.001)
+        time.sleep(g.uniform(0, 0.005))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        found, end = events(journal.path, end)
+        numbers += [line["number"] for line in found]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 20
 
 
 def test_what_is_said_at_any_rate_is_written_at_a_bounded_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +219,21 @@ def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     assert events(tmp_path / "log.jsonl") == ([], 0)
 
 
+def test_a_name_in_no_encoding_is_said_all_the_same(tmp_path: Path) -> None:
+    Journal(tmp_path, silent).write("started", label="é\udcff")
+    assert said(tmp_path)[0]["label"] == "é\udcff"
+
+
 def test_numbers_that_json_has_no_words_for_are_null(tmp_path: Path) -> None:
     Journal(tmp_path, silent).write("epoch", curve={"loss": float("nan"), "val": 0.5}, speed=float("inf"))
     (line,) = said(tmp_path)
     assert (line["curve"], line["speed"]) == ({"loss": None, "val": 0.5}, None)
+
+
+def test_the_memory_of_a_cuda_device_is_said_where_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for used in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda used=used: used)
+        assert ("peak_cuda_memory" in memory()) == used
+    assert memory()["peak_cuda_memory"] == 5

@@ -97,7 +97,8 @@ def test_logs_of_others_make_no_curve_and_no_error(board: Board, tmp_path: Path)
         file.write(
             '[]\n{"time": "never", "event": "epoch", "epoch": "x", "curve": 3}\n\x00\n{"time": 3, "event": "epoch"}\n'
         )
-    made.write("epoch", curve={"loss": "low"}, epoch=1)
+    made.write("epoch", curve={"loss": "low", "lr": 10**400}, epoch=1)
+    made.write("epoch", curve={"lr": 1}, epoch=10**30)
     board.write()
     assert [path.name for path in (tmp_path / "board").iterdir()] == ["x-01234567"]
     assert scalars(tmp_path / "board" / "x-01234567").keys() == {"peak_memory"}

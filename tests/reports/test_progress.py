@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import random
 import re
 import shutil
 import time
@@ -179,6 +180,23 @@ def test_a_stage_that_hangs_is_said_to_be_silent(root: Path) -> None:
 
     during(root, look)
     assert seen[0].startswith("running for T: 12%, epoch 1 of 2, silent for 1.5 min, on ")
+
+
+def test_damage_anywhere_is_a_line_or_does_no_harm(root: Path) -> None:
+    g = random.Random(0)
+    files = [root / "suite.json", *root.glob("pretrain/.*/log.jsonl"), *(root / ".locks").iterdir()]
+    for path in (path for path in files if path.stat().st_size):
+        whole = path.read_bytes()
+        for number in range(60):
+            damaged, at = bytearray(whole), g.randrange(len(whole))
+            damaged[at : at + g.randrange(3)] = g.randbytes(g.randrange(4))
+            path.write_bytes(damaged[:at] if number % 10 == 0 else damaged)
+            try:
+                assert listing(root)
+            except UserError as error:
+                one_line(error)
+            assert listing(root.parent)
+        path.write_bytes(whole)
 
 
 def test_names_move_no_cursor(root: Path) -> None:
