@@ -89,7 +89,8 @@ class Store:
             hidden = self.root / stage.kind / f".{stage.key}"
             hidden.mkdir(parents=True, exist_ok=True)
             made = work(hidden)
-            shutil.rmtree(hidden / "progress", ignore_errors=True)
+            if (hidden / "progress").exists():
+                shutil.rmtree(hidden / "progress")
             files = {path.name: sha256(path) for path in sorted(hidden.iterdir()) if path.name != "stage.json"}
             parents = {role: parent.key for role, parent in stage.parents.items()}
             what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
