@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from robustcl.models.errors import NumberError
 
 VERSION = 1
 ABOUT = b"robustcl.about"
@@ -34,8 +37,13 @@ def write(path: Path | io.BytesIO, records: pd.DataFrame, about: Mapping[str, An
     """Write records, already ordered by image and then by attack, as parquet.
 
     `about` is plain and says what the records are: threat, fingerprints, protocol, reliability. It lies in the file's
-    metadata, so that a file that has left its folder still says what it is.
+    metadata, so that a file that has left its folder still says what it is. Errors: `NumberError` for a margin or a
+    distance that is no number: nothing is written then.
     """
+    for column in ("margin", "distance"):
+        odd = records[~np.isfinite(records[column])]
+        if len(odd):
+            raise NumberError(f"records: the {column} of image {odd['image'].iloc[0]} is not finite, expected a number")
     table = pa.Table.from_pandas(records[SCHEMA.names], schema=SCHEMA, preserve_index=False)
     told = {ABOUT: json.dumps(about, sort_keys=True).encode()} if about is not None else {}
     pq.write_table(table.replace_schema_metadata({**SCHEMA.metadata, **told}), path)

@@ -113,7 +113,8 @@ class Store:
                 for path in hidden.iterdir():  # what is noted is whole, also after the machine lost its power
                     settle(path)
                 write_json(hidden / "stage.json", _noted(stage, hidden, made))
-            shutil.rmtree(hidden / "progress", ignore_errors=True)
+            if (hidden / "progress").exists():
+                shutil.rmtree(hidden / "progress")
             settle(hidden)
             hidden.rename(self.folder(stage))
             settle(hidden.parent)

@@ -3,8 +3,11 @@
 import contextlib
 import json
 import os
+import queue
 import sys
+import threading
 import traceback
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +43,7 @@ def main(where: dict[str, Any]) -> None:
     def say(**words: Any) -> None:
         answers.write(json.dumps(words) + "\n")
 
-    for line in sys.stdin:
+    for line in _asked():
         try:
             asked = json.loads(line)
             here = replace(place, workers=asked["workers"])
@@ -52,6 +55,20 @@ def main(where: dict[str, Any]) -> None:
             raise
         except Exception:  # told to the process that asked, with its traceback
             say(error="Exception", message=traceback.format_exc())
+
+
+def _asked() -> Iterator[str]:
+    """What is asked, line by line. This process ends with the one that asks, in the middle of its work too."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        yield lines.get()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ lost its power is another promise: `lasting` waits until the disk has it (docs/r
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ def writable(where: object, what: str = "folder") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error).partition("\n")[0]
+        words = (error.strerror or str(error)).partition("\n")[0]
+        reason = re.sub(r".*\[errno \d+\] ", "", words)  # which pyarrow puts its own words before
         raise UserError(f"{where}: cannot be written ({reason}), expected a writable {what}") from None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from robustcl.models.encoder import Encoder
-from robustcl.models.errors import UserError
+from robustcl.models.errors import NumberError, UserError
 from robustcl.models.seeding import BatchDraws, generator
 from robustcl.models.threat import Threat
 from robustcl.models.value import merge, plain, value
@@ -91,7 +91,7 @@ class Watch:
         clean = robust = 0
         draws = BatchDraws(generator(self.seed, "monitor", epoch, device=self.held.pixels.device))
         with unmoved(encoder):
-            bank = Bank(features(encoder, route, self.bank), self.bank.labels, self.bank.classes)
+            bank = Bank(_finite(features(encoder, route, self.bank)), self.bank.labels, self.bank.classes)
             for at in range(0, len(self.held), PIECE):
                 rows = slice(at, at + PIECE)
                 images, labels = self.held.floats(rows), self.held.labels[rows]
@@ -105,7 +105,7 @@ class Watch:
 
     def _answer(self, encoder: Encoder, route: str | None, bank: "Bank", images: Tensor) -> Tensor:
         with torch.no_grad():
-            near = bank.similar(encoder(images, route))
+            near = bank.similar(_finite(encoder(images, route)))
         return bank.vote(near, self.monitor.k, self.monitor.temperature).argmax(1)
 
     def _climb(
@@ -152,6 +152,13 @@ def features(encoder: Encoder, route: str | None, images: Images) -> Tensor:
     with torch.no_grad():
         pieces = [encoder(images.floats(slice(at, at + PIECE)), route) for at in range(0, len(images), PIECE)]
     return torch.cat(pieces)
+
+
+def _finite(found: Tensor) -> Tensor:
+    """The features. Errors: `NumberError` where they are no numbers, of which the nearest are none either."""
+    if not torch.isfinite(found).all():
+        raise NumberError("monitor: features are not finite, expected numbers")
+    return found
 
 
 @contextmanager

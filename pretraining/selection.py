@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from robustcl.models.errors import NumberError
 from robustcl.models.seeding import ImageDraws
 from robustcl.models.share import processes, total
 from robustcl.models.threat import Threat
@@ -68,7 +69,10 @@ class Validation:
         here = rows.to(self.images.pixels.device)
         images, labels = self.images.floats(here), self.images.labels[here]
         with torch.no_grad():
-            right: Tensor = net(images, "classes").argmax(1) == labels
+            logits = net(images, "classes")
+            if not torch.isfinite(logits).all():
+                raise NumberError("validation: answers are not finite, expected numbers to choose an epoch by")
+            right: Tensor = logits.argmax(1) == labels
         if self.threat is None:
             return right, right
 

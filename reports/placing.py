@@ -27,7 +27,9 @@ def placed(folders: Sequence[Path]) -> Iterator[Path]:
         names = [path.relative_to(hidden[0]) for path in sorted(hidden[0].rglob("*")) if path.is_file()]
         for folder, written in zip(folders[1:], hidden[1:], strict=True):
             with writable(folder):
-                shutil.copytree(hidden[0], written, dirs_exist_ok=True)
+                for name in names:
+                    (written / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(hidden[0] / name, written / name)
         for folder, written in zip(folders, hidden, strict=True):
             with writable(folder):
                 for name in sorted(names, key=lambda name: -len(name.parts)):
@@ -43,4 +45,4 @@ def _hidden(folder: Path) -> tempfile.TemporaryDirectory[str]:
             with suppress(OSError):  # another process was quicker
                 if time.time() - left.stat().st_mtime > _DAY:
                     shutil.rmtree(left)
-        return tempfile.TemporaryDirectory(dir=folder, prefix=_PREFIX)
+        return tempfile.TemporaryDirectory(dir=folder, prefix=_PREFIX, ignore_cleanup_errors=True)

@@ -4,16 +4,14 @@
 or work was lost with its process), 4 numbers went wrong, 130 interrupted.
 """
 
-import signal
 import sys
-import threading
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from robustcl import __version__, gate
+from robustcl import __version__, gate, interrupt
 from robustcl.models.errors import LostError, NumberError, UserError
 
 if TYPE_CHECKING:
@@ -272,19 +270,19 @@ def _run(job: "Job", workers: int | None, dry_run: bool, level: Level, curves: P
 
 def main() -> None:
     """Run the command line; mistakes end in one line on the standard error."""
-    # A scheduler's SIGTERM ends a run as Ctrl-C does: workers are stopped, what is finished stays.
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt.mind()
     try:
         code = app(standalone_mode=False)
-        if code == 130:  # typer answers Ctrl-C with this code, older ones with Abort
+        if code == interrupt.CODE:  # typer answers Ctrl-C with this code, older ones with Abort
             raise KeyboardInterrupt
         if code:
             sys.exit(code)
     except (UserError, LostError, NumberError) as error:
         _end(str(error), 2 if isinstance(error, UserError) else 3 if isinstance(error, LostError) else 4)
     except (KeyboardInterrupt, typer.Abort):
-        _end("interrupted; what is finished stays, the same command goes on from there", 130)
+        _end(interrupt.TEXT, interrupt.CODE)
+    except MemoryError as error:
+        _end(f"out of memory ({error or 'no more of it'}), expected a machine with more, or fewer --workers", 2)
     except Exception as error:
         wrong = _usage(error)
         if wrong is None:
