@@ -201,7 +201,11 @@ def read_baseline(path: str | Path) -> Baseline:
             held = file.schema_arrow.metadata or {}
             version = held.get(b"robustcl.baseline", b"none")
             if version not in _SCHEMAS:
-                what = "not a baseline" if version == b"none" else f"a baseline of unknown version {version.decode(errors='replace')}"
+                what = (
+                    "not a baseline"
+                    if version == b"none"
+                    else f"a baseline of unknown version {version.decode(errors='replace')}"
+                )
                 raise UserError(
                     f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
                 )

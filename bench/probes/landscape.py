@@ -128,4 +128,4 @@ def _kept(folder: Path | None, number: int, make: Callable[[], list[float]]) -> 
         with part.open("wb") as file:
             np.save(file, np.array(make()))
         part.replace(path)
-    return np.asarray(np.load(path))
+    return np.asarray(np.load(path, allow_pickle=False))

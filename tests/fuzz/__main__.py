@@ -112,7 +112,9 @@ def _process(name: str, flags: Sequence[str], place: Path) -> str:
     environment = os.environ | {"TMPDIR": str(place / "tmp"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "tests.fuzz.process", name, *flags]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
     return done.stdout + done.stderr
 
 
