@@ -9,6 +9,8 @@ from torch import Tensor
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import generator
 
+MOST = 2**15  # classes: labels and answers of records are int16
+
 
 class Images:
     """Images (n, channels, height, width) as uint8, or as float32 in [0, 1]; labels (n,); `index` (n,).
@@ -18,7 +20,9 @@ class Images:
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor, *, classes: int, index: Tensor | None = None, name: str) -> None:
-        _check_pixels(pixels, name)
+        check_pixels(pixels, name)
+        if classes > MOST:
+            raise UserError(f"{name}: {classes} classes, expected at most {MOST}, which is what records hold")
         if labels.shape != (len(pixels),):
             raise UserError(f"{name}: labels of shape {tuple(labels.shape)}, expected ({len(pixels)},)")
         if labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
@@ -80,7 +84,8 @@ class Images:
         return self.take(~held), self.take(held)
 
 
-def _check_pixels(pixels: Tensor, name: str) -> None:
+def check_pixels(pixels: Tensor, name: str) -> None:
+    """Errors: `UserError` for images of another shape, type or range than those of `Images`, and for none."""
     if pixels.dim() != 4 or 0 in pixels.shape:
         raise UserError(f"{name}: images of shape {tuple(pixels.shape)}, expected (n, channels, height, width), n > 0")
     if pixels.dtype == torch.uint8:

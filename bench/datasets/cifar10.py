@@ -33,7 +33,10 @@ class Cifar10(Official):
 
 
 def read_cifar(of: Official, kind: str, classes: int) -> Splits:
-    """Both splits of the CIFAR that torchvision calls `kind`, whose files and MD5 it knows: uint8 (n, 3, 32, 32), rows from the top."""
+    """Both splits of the CIFAR that torchvision calls `kind`: uint8 (n, 3, 32, 32), rows from the top.
+
+    torchvision knows the files and their MD5. They are pickles, and read here: torchvision would run what they ask for.
+    """
     made = getattr(torchvision().datasets, kind)
     folder = inside(of.path, made.base_folder)
     of.check(folder, dict([*made.train_list, *made.test_list, (made.meta["filename"], made.meta["md5"])]))
