@@ -36,9 +36,12 @@ from robustcl.pretraining.method import Method, Targets, build_net, read_method
 from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, load_labels, save_labels
 
 
-def execute(stage: Stage, place: Place, report: Report) -> None:
-    """Make the stage unless the store has it."""
-    place.store.make(stage, work_of(stage, place, report))
+def execute(stage: Stage, place: Place, report: Report, *, wait: bool = True) -> bool:
+    """Make the stage unless the store has it; without `wait` False where another process works at it.
+
+    `report` hears first that nothing is done yet, and nothing at all where there is nothing to do.
+    """
+    return place.store.make(stage, work_of(stage, place, report), wait=wait)
 
 
 def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapping[str, Any]]:
@@ -55,6 +58,7 @@ def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapp
     began = time.monotonic()
 
     def work(folder: Path) -> Mapping[str, Any]:
+        report(0, 1)
         (folder / "progress").mkdir(exist_ok=True)
         extra = kinds[stage.kind](stage, place, folder, report)
         scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere

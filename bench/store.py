@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from robustcl.models.errors import UserError
 from robustcl.models.value import digest
 
 SCHEMA = 1
+_OURS = (".locks", ".suite.json.part")  # what a folder holds that another process begins, or was killed beginning
 _PLACE = ("encoder", "scheme", "data", "norm", "eps")  # where a cell stands in a table
 
 
@@ -47,6 +48,10 @@ class Store:
     def folder(self, stage: Stage) -> Path:
         """Where a finished stage lies."""
         return self.root / stage.kind / stage.key
+
+    def hidden(self, stage: Stage) -> Path:
+        """Where a stage lies while it is made."""
+        return self.root / stage.kind / f".{stage.key}"
 
     def has(self, stage: Stage) -> bool:
         """Whether the stage is finished."""
@@ -80,11 +85,16 @@ class Store:
         the key. What it keeps for a restart lies in `progress/` and is dropped at the end. Without `wait` the answer is
         False where another process works at the stage.
         """
-        with _writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
-            if not mine or self.has(stage):
-                return mine
-            hidden = self.root / stage.kind / f".{stage.key}"
+        with _writable(self.root), self._claimed(stage.kind, stage.key, wait=wait) as mine:
+            if not mine:
+                return False
+            hidden = self.hidden(stage)
+            # First, as this makes the cache of a network file system look at the folder anew.
             hidden.mkdir(parents=True, exist_ok=True)
+            if self.has(stage):
+                with suppress(OSError):
+                    hidden.rmdir()
+                return True
             made = work(hidden)
             shutil.rmtree(hidden / "progress", ignore_errors=True)
             files = {path.name: _sha256(path) for path in sorted(hidden.iterdir()) if path.name != "stage.json"}
@@ -103,22 +113,32 @@ class Store:
     def beside(self, stage: Stage) -> Iterator[Path]:
         """A folder for a process that helps another one with a stage: it reads the progress, what it writes is lost."""
         with TemporaryDirectory() as folder:
-            progress = self.root.resolve() / stage.kind / f".{stage.key}" / "progress"
-            (Path(folder) / "progress").symlink_to(progress)
+            (Path(folder) / "progress").symlink_to(self.hidden(stage).resolve() / "progress")
             yield Path(folder)
 
     def _lock(self, *name: str) -> Path:
         return self.root / ".locks" / "-".join(name)
 
+    def _claimed(self, *name: str, wait: bool = True) -> AbstractContextManager[bool]:
+        path = self._lock(*name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return locks.claimed(path, wait=wait)
+
     def claim_suite(
         self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any] = ()
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
-        self.suite(name)  # which refuses
-        with _writable(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
-            write_json(self.root / "suite.json", what)
+        self.suite(name)  # which refuses, before anything is written
+        with _writable(self.root), self._claimed("suite"):
+            self._enter(name, resolved, cells, probes)
+
+    def _enter(
+        self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any]
+    ) -> None:
+        """Write `suite.json`, its lock being held: several processes may start on one folder at once."""
+        self.suite(name)
+        what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
+        write_json(self.root / "suite.json", what)
 
     def suite(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """Cells and probes of `suite.json`, none in a new folder. Errors: `UserError` where it is another suite's."""
@@ -131,7 +151,7 @@ class Store:
                 )
             return {key: list(held[key]) for key in ("cells", "probes")}
         with _writable(self.root):
-            if self.root.exists() and any(child.name != ".locks" for child in self.root.iterdir()):
+            if self.root.exists() and any(child.name not in _OURS for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
         return {"cells": [], "probes": []}
 
@@ -140,11 +160,11 @@ class Store:
 
         Errors: as `claim_suite`.
         """
-        with _writable(self.root), locks.claimed(self._lock("suite")):
+        with _writable(self.root), self._claimed("suite"):
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}
-            self.claim_suite(name, {}, list(found.values()), list(looked.values()))
+            self._enter(name, {}, list(found.values()), list(looked.values()))
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
