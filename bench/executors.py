@@ -57,7 +57,7 @@ def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mappin
             def make(stage: Stage, taken: int) -> Future[bool]:
                 return threads.submit(_delegate, idle, stage, taken, watch)
 
-            side_by_side(agenda, lambda: workers, make, place.device, watch)
+            side_by_side(agenda, lambda: workers, make, place.device == "cpu" and forks.possible(), watch)
         return
     while agenda:
         chosen = agenda.next(1, watch.finished)
@@ -72,17 +72,18 @@ def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mappin
 
 
 def side_by_side(
-    agenda: Agenda, places: Callable[[], int], make: Callable[[Stage, int], Future[bool]], device: str, watch: Watch
+    agenda: Agenda, places: Callable[[], int], make: Callable[[Stage, int], Future[bool]], splits: bool, watch: Watch
 ) -> None:
     """Have every stage of the agenda made, as many at once as there are `places` for processes.
 
-    `make` is given a stage and how many places it takes, and comes to False where another process works at it.
+    `make` is given a stage and how many places it takes: one, or where evaluations can be split those that are to
+    spare. It comes to False where another process works at the stage.
     """
     running: dict[Future[bool], tuple[Stage, int]] = {}
     while agenda:
         free = places() - sum(taken for _, taken in running.values())
         chosen = agenda.next(free, watch.finished)
-        for stage, taken in zip(chosen, shares(chosen, free, device), strict=True):
+        for stage, taken in zip(chosen, shares(chosen, free if splits else 0), strict=True):
             running[make(stage, taken)] = (stage, taken)
         for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
             stage, _ = running.pop(future)
@@ -117,13 +118,12 @@ def default_workers(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shares(chosen: Sequence[Stage], free: int, device: str) -> list[int]:
-    """How many processes each of the chosen stages takes: one, and evaluations on a CPU those that are to spare."""
+def shares(chosen: Sequence[Stage], places: int) -> list[int]:
+    """How many places each of the chosen stages takes: one, and evaluations those that are to spare."""
     taken = [1] * len(chosen)
     split = [number for number, stage in enumerate(chosen) if stage.kind == "evaluate"]
-    if split and device == "cpu" and forks.possible():
-        for number in range(free - len(chosen)):
-            taken[split[number % len(split)]] += 1
+    for number in range(places - len(chosen) if split else 0):
+        taken[split[number % len(split)]] += 1
     return taken
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -52,7 +52,8 @@ class Judge:
     `x` (n, ...) in [0, 1], `y` (n,), `images` (n,) positions in the official split. For every image it holds the worst
     answer seen: the one with the smallest margin. `outside` (n,) says how far the proposals left the ball before they
     were projected, in the norm of the threat; `point` (n, ...) holds the worst point where `keep_points` asks for it.
-    With a `shard` (i, count) it gives out each count-th batch alone, from the i-th on.
+    With a `shard` (i, count) it gives out each count-th batch alone, from the i-th on; where batches have to be claimed,
+    `claim` holds one for as long as it is attacked, and says whether it is to be.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Judge:
         self.done = torch.zeros(n, dtype=torch.bool, device=y.device)
         self.point = x.clone() if keep_points else None
         self.shard = (0, 1)
+        self.claim: Callable[[Tensor], AbstractContextManager[bool]] = lambda rows: nullcontext(enter_result=True)
 
     @property
     def held(self) -> dict[str, Tensor]:
@@ -100,9 +102,12 @@ class Judge:
         """
         first, count = self.shard
         for rows in torch.arange(len(self.y), device=self.y.device).split(size or self.batch)[first::count]:
-            if not self.done[rows].all():
-                seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
-                yield rows
+            if self.done[rows].all():
+                continue
+            with self.claim(rows) as ours:
+                if ours:
+                    seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
+                    yield rows
 
     def confirm(self, adversarial: Tensor, rows: Tensor, step: int | Tensor) -> Tensor:
         """Project these images, let the float32 model answer and keep what is broken: (len(rows),) bool.
