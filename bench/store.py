@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,10 @@ class Store:
     def folder(self, stage: Stage) -> Path:
         """Where a finished stage lies."""
         return self.root / stage.kind / stage.key
+
+    def hidden(self, stage: Stage) -> Path:
+        """Where a stage lies while it is made."""
+        return self.root / stage.kind / f".{stage.key}"
 
     def has(self, stage: Stage) -> bool:
         """Whether the stage is finished."""
@@ -101,11 +105,16 @@ class Store:
         the key. What it keeps for a restart lies in `progress/` and is dropped at the end. Without `wait` the answer is
         False where another process works at the stage.
         """
-        with writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
-            if not mine or self.has(stage):
-                return mine
-            hidden = self.root / stage.kind / f".{stage.key}"
+        with writable(self.root), self._claimed(stage.kind, stage.key, wait=wait) as mine:
+            if not mine:
+                return False
+            hidden = self.hidden(stage)
+            # First, as this makes the cache of a network file system look at the folder anew.
             hidden.mkdir(parents=True, exist_ok=True)
+            if self.has(stage):
+                with suppress(OSError):
+                    hidden.rmdir()
+                return True
             for left in [path for path in hidden.rglob(".*") if path.is_file()]:
                 left.unlink()  # half written when a process was killed; safetensors gives each a name of its own
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
@@ -128,12 +137,16 @@ class Store:
     def beside(self, stage: Stage) -> Iterator[Path]:
         """A folder for a process that helps another one with a stage: it reads the progress, what it writes is lost."""
         with TemporaryDirectory() as folder:
-            progress = self.root.resolve() / stage.kind / f".{stage.key}" / "progress"
-            (Path(folder) / "progress").symlink_to(progress)
+            (Path(folder) / "progress").symlink_to(self.hidden(stage).resolve() / "progress")
             yield Path(folder)
 
     def _lock(self, *name: str) -> Path:
         return self.root / ".locks" / "-".join(name)
+
+    def _claimed(self, *name: str, wait: bool = True) -> AbstractContextManager[bool]:
+        path = self._lock(*name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return locks.claimed(path, wait=wait)
 
     def claim_suite(
         self,
@@ -146,7 +159,7 @@ class Store:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
         self.suite(name)  # which refuses, before the claim is laid down in a folder of somebody else's
         firm(self.root)
-        with writable(self.root), locks.claimed(self._lock("suite")):
+        with writable(self.root), self._claimed("suite"):
             self.suite(name)
             self._enter(name, resolved, cells, probes, stages)
 
@@ -170,7 +183,7 @@ class Store:
 
         Errors: as `claim_suite`.
         """
-        with writable(self.root), locks.claimed(self._lock("suite")):
+        with writable(self.root), self._claimed("suite"):
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}

@@ -15,6 +15,7 @@ from robustcl import __version__, gate, interrupt
 from robustcl.models.errors import LostError, NumberError, UserError
 
 if TYPE_CHECKING:
+    from robustcl.bench.cluster import Ray
     from robustcl.bench.runner import Job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -50,12 +51,23 @@ def run(
     offline: Annotated[bool, typer.Option("--offline", help="Fail where anything would reach the network.")] = False,
     log_level: LogLevel = Level.INFO,
     tensorboard: TensorBoard = None,
+    executor: Annotated[str, typer.Option(help="local: this machine; ray: a cluster, a task per stage.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray's cluster, auto or HOST:PORT; default one of this machine for this run.")
+    ] = None,
+    gpus_per_stage: Annotated[float | None, typer.Option(help="With ray on cuda, such as 0.5; default 1.")] = None,
 ) -> None:
-    """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again."""
+    """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again.
+
+    Any number of the same commands may share a run folder: each makes what no other is at (docs/clusters.md).
+    """
+    from robustcl.bench.cluster import asked_for
     from robustcl.bench.runner import prepare
 
-    job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline)
-    _run(job, workers, dry_run, log_level, tensorboard)
+    ray = asked_for(executor, address, gpus_per_stage, device)
+    elsewhere = ray is not None and not dry_run
+    job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline, elsewhere=elsewhere)
+    _run(job, workers, dry_run, log_level, tensorboard, ray)
 
 
 @app.command()
@@ -240,7 +252,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def _run(job: "Job", workers: int | None, dry_run: bool, level: Level, curves: Path | None = None) -> None:
+def _run(
+    job: "Job", workers: int | None, dry_run: bool, level: Level, curves: Path | None = None, ray: "Ray | None" = None
+) -> None:
     """Make what a job lacks and print its table, or only its plan."""
     from robustcl.bench.runner import claim, make
     from robustcl.bench.together import leave
@@ -256,13 +270,13 @@ def _run(job: "Job", workers: int | None, dry_run: bool, level: Level, curves: P
         return
     claim(job)
     quiet, store = not first or level == Level.QUIET, job.place.store
-    if job.missing and not quiet:
+    if job.missing and not quiet and not (ray and job.place.device == "cuda"):  # which this machine need not have
         typer.echo(estimate(job), err=True)
     display = Display(job.plan.cost, job.missing, store, quiet=quiet)
     followers = [Board(store.root, curves).write] if curves and first else []
     followers += [display.follow()] if level == Level.DEBUG and first else []
     with display, beside(followers):
-        make(job, display, workers)
+        make(job, display, workers, ray)
     leave()
     if first:
         typer.echo(str(report(store.root)))
