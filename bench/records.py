@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from robustcl.models.errors import UserError
+
 VERSION = 1
 ABOUT = b"robustcl.about"
 _TEXT = pa.dictionary(pa.int32(), pa.string())
@@ -38,3 +40,13 @@ def write(path: Path, records: pd.DataFrame, about: Mapping[str, Any] | None = N
     table = pa.Table.from_pandas(records[SCHEMA.names], schema=SCHEMA, preserve_index=False)
     told = {ABOUT: json.dumps(about, sort_keys=True).encode()} if about is not None else {}
     pq.write_table(table.replace_schema_metadata({**SCHEMA.metadata, **told}), path)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The records in a file of a finished stage. Errors: `UserError` where another version of robustcl wrote it."""
+    table = pq.read_table(path)
+    found = (table.schema.metadata or {}).get(b"robustcl.records", b"none").decode()
+    if found != str(VERSION):
+        raise UserError(f"{path}: records of schema version {found} are unknown, expected {VERSION}")
+    records: pd.DataFrame = table.to_pandas()
+    return records

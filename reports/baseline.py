@@ -199,10 +199,9 @@ def read_baseline(path: str | Path) -> Baseline:
             held = file.schema_arrow.metadata or {}
             version = held.get(b"robustcl.baseline", b"none")
             if version not in _SCHEMAS:
+                versions = " or ".join(known.decode() for known in _SCHEMAS)
                 what = "not a baseline" if version == b"none" else f"a baseline of unknown version {version.decode()}"
-                raise UserError(
-                    f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
-                )
+                raise UserError(f"{path}: {what}, expected one of version {versions}, as 'robustcl bless' writes")
             schema = _SCHEMAS[version]
             table = file.read().select(schema.names).cast(schema)
         rows = [_read(row) for row in table.to_pylist()]

@@ -18,6 +18,7 @@ from robustcl.reports.seeds import pooled
 from robustcl.reports.table import Table, tables
 from robustcl.reports.verdicts import verdicts
 
+STAGE_SCHEMA = 1
 Arrays = dict[str, NDArray[Any]]
 _ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")
 
@@ -84,9 +85,12 @@ class RunFolder:
         if not found:
             return None
         try:
-            return dict(json.loads(found[0].read_text(encoding="utf-8")))
+            note = dict(json.loads(found[0].read_text(encoding="utf-8")))
         except (OSError, ValueError):
             raise UserError(f"{found[0]}: damaged or truncated, expected a whole JSON file") from None
+        if note.get("schema", STAGE_SCHEMA) != STAGE_SCHEMA:
+            raise UserError(f"{found[0]}: schema version {note['schema']!r} is unknown, expected {STAGE_SCHEMA}")
+        return note
 
     def file(self, key: str, name: str) -> Path | None:
         """A file of the finished stage with this key, such as `curve.csv`."""
