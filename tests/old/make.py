@@ -20,14 +20,16 @@ from robustcl.bench import runner
 from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.pgd import PGD
-from robustcl.models.checkpoint import load_classifier, load_encoder
+from robustcl.models.architectures.tiny import Tiny
+from robustcl.models.encoder import Encoder
 from robustcl.models.threat import Threat
 from robustcl.pretraining.loop import Run, fit
 from robustcl.pretraining.method import Targets, build_net, read_method
 from robustcl.reports.baseline import Baseline, rows_of, write_baseline
+from robustcl.reports.folder import RunFolder
 from robustcl.reports.frame import frame
 from tests.bench.tiny import Quiet, write_suite
-from tests.old.values import values
+from tests.old.values import first_digits, judged, values
 
 HERE = Path(__file__).parent
 MORE = """
@@ -58,7 +60,11 @@ points = 3
 steps = 1
 rows = ["at"]
 """
-SMALL = ("data.train=128", "judge.images=24", "judge.judges=['pgd-3', 'autoattack', 'aa-estimate']")
+SMALL = (
+    *("data.train=128", "judge.images=24", "judge.judges=['pgd-3', 'autoattack', 'aa-estimate']"),
+    *("pretrain.at.training.epochs=40", "pretrain.at.training.batch=16", "pretrain.at.training.optimiser.lr=0.1"),
+    *("finetune.SLF.training.epochs=40", "finetune.SLF.training.batch=16"),
+)
 
 
 def main() -> None:
@@ -73,7 +79,7 @@ def main() -> None:
         run(Path(hidden), folder / "run")
         beside(folder)
         (folder / "values.json").write_text(json.dumps(values(folder), indent=1, sort_keys=True) + "\n")
-        shutil.copytree(folder, target)
+        shutil.copytree(folder, target, copy_function=shutil.copyfile)
 
 
 def run(work: Path, runs: Path) -> None:
@@ -98,13 +104,11 @@ def beside(folder: Path) -> None:
     whole = tuple(row for row in rows if not row.estimate)
     write_baseline(folder / "baseline-1.parquet", Baseline(rows=whole))
     write_baseline(folder / "baseline-2.parquet", Baseline(rows=rows, about={"suite": "old"}))
-    images = Digits().load().test.take(slice(0, 8))
-    classifier = load_classifier(next(runs.glob("finetune/*/classifier.safetensors")))
+    images = first_digits()
     trial = Trial(threat=Threat("1/10"), judges={"pgd": [PGD(steps=3)]}, save=folder / "adversarial.npz")
-    judge(classifier, images, trial)
+    judge(judged(RunFolder(runs)), images, trial)
     method = read_method({"method": "supervised", "weak": "digits-weak", "training": {"epochs": 1, "batch": 4}}, "old")
-    encoder = load_encoder(next(runs.glob("pretrain/*/encoder.safetensors")), "all")
-    net = build_net(method, encoder, Targets(classes=10), 0)
+    net = build_net(method, Encoder(Tiny(width=4, blocks=(1,)), images.shape), Targets(classes=10), 0)
     fit(method, net, images, Run(seed=0, threat=Threat("1/10"), keep=folder / "training.safetensors"))
 
 

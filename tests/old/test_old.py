@@ -59,6 +59,8 @@ def test_the_files_are_of_every_kind() -> None:
     assert any(of["designs"] for of in meant["about"].values())
     assert set(meant["baselines"]) == {"baseline-1", "baseline-2"}
     assert meant["export"]
+    counts = [meant["numbers"][f"at SLF 1/10 {judge}"]["right"] for judge in ("clean", "pgd-3", "autoattack")]
+    assert counts[0] > counts[1] > counts[2] > 0, "answers of every kind"
     assert sum(path.stat().st_size for path in LAST.rglob("*")) < 400_000
 
 

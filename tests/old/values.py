@@ -14,7 +14,9 @@ from robustcl.bench.datasets.digits import Digits
 from robustcl.bench.evaluate import Trial, judge
 from robustcl.bench.store import Stage, Store
 from robustcl.models import checkpoint
+from robustcl.models.classifier import Classifier
 from robustcl.models.threat import Threat
+from robustcl.pretraining.images import Images
 from robustcl.pretraining.pseudo_labels import load_labels
 from robustcl.reports import robustbench
 from robustcl.reports.about import read_about
@@ -59,9 +61,11 @@ def numbers(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
 def records(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """By judge and attack, what the columns of the records add up to."""
     columns = ["image", "label", "answer", "right", "margin", "distance", "step", "passes"]
-    parts = frame.groupby(["stage", "judge", "attack"], observed=True)[columns]
-    sums = parts.sum().join(parts.size().rename("rows"))
-    return {" ".join(map(str, key)): {str(name): plain(of) for name, of in row.items()} for key, row in sums.iterrows()}  # type: ignore[union-attr]
+    found = {}
+    for (stage, name, attack), rows in frame.groupby(["stage", "judge", "attack"], observed=True):
+        sums = {column: plain(rows[column].sum()) for column in columns}
+        found[f"{stage} {name} {attack}"] = {**sums, "rows": len(rows)}
+    return found
 
 
 def about(path: Path) -> dict[str, Any]:
@@ -119,10 +123,20 @@ def baseline(path: Path, frame: pd.DataFrame) -> dict[str, Any]:
 
 def adversarial(path: Path, run: RunFolder) -> dict[str, Any]:
     """Saved images, judged again on the network that they were made for."""
-    classifier = checkpoint.load_classifier(next(run.root.glob("finetune/*/classifier.safetensors")))
-    images = Digits().load().test.take(slice(0, 8))
-    found = judge(classifier, images, Trial(threat=Threat("1/10"), judges={"saved": [Saved(path=path)]}))
+    found = judge(judged(run), first_digits(), Trial(threat=Threat("1/10"), judges={"saved": [Saved(path=path)]}))
     return {str(name): int(count) for name, count in found.groupby("judge")["right"].sum().items()}
+
+
+def judged(run: RunFolder) -> Classifier:
+    """The classifier that adversarial images were saved of."""
+    paths = sorted(run.root.glob("finetune/*/classifier.safetensors"))
+    labels = {str((run.stage(path.parent.name) or {})["label"]): path for path in paths}
+    return checkpoint.load_classifier(labels["finetune at SLF"])
+
+
+def first_digits() -> Images:
+    """The images that they were saved of."""
+    return Digits().load().test.take(slice(0, 24))
 
 
 def arrays(held: NDArray[Any]) -> list[Any]:
