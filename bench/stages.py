@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from robustcl.bench import finetuning, records
 from robustcl.bench.about import about, history
 from robustcl.bench.attacks import Attack, from_identity
@@ -180,7 +178,7 @@ def _trial(stage: Stage, place: Place, keep: Path) -> tuple[Model, Images, Trial
             seed=part["seed"],
             keep=keep,
             label=part.get("weights", ""),
-            known=pq.read_table(smaller).to_pandas() if smaller else None,
+            known=records.read(smaller) if smaller else None,
             workers=place.workers,
             shared=place.shared,
         ),

@@ -92,8 +92,10 @@ class Store:
             found: dict[str, Any] = dict(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             raise UserError(f"{path}: missing or truncated; remove the folder to make it anew") from None
-        if found.get("schema") != SCHEMA or found.get("key") != stage.key:
-            raise UserError(f"{path}: schema {found.get('schema')}, key {found.get('key')}, expected {stage.key}")
+        if found.get("schema") != SCHEMA:
+            raise UserError(f"{path}: schema {found.get('schema')}, expected {SCHEMA}; by another robustcl version")
+        if found.get("key") != stage.key:
+            raise UserError(f"{path}: key {found.get('key')}, expected {stage.key}")
         if not intact(found):
             raise UserError(f"{path}: not as it was written (changed); remove the folder to make it anew")
         return found
@@ -232,5 +234,5 @@ def _suite(path: Path) -> dict[str, Any]:
             f"{path}: truncated, changed or not a suite's; remove it or choose another --runs folder"
         ) from None
     if held.get("schema") != SCHEMA:
-        raise UserError(f"{path}: schema {held.get('schema')}, expected {SCHEMA}; written by another robustcl version")
+        raise UserError(f"{path}: schema {held.get('schema')}, expected {SCHEMA}; by another robustcl version")
     return found

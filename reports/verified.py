@@ -8,6 +8,7 @@ from robustcl.models.errors import UserError
 from robustcl.models.whole import intact, sha256
 
 NOTE = "stage.json"
+SCHEMA = 1
 
 
 def note(folder: Path) -> dict[str, Any]:
@@ -17,6 +18,8 @@ def note(folder: Path) -> dict[str, Any]:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
         raise UserError(f"{path}: damaged or truncated, expected a whole JSON file") from None
+    if held.get("schema", SCHEMA) != SCHEMA:
+        raise UserError(f"{path}: schema version {held['schema']!r} is unknown, expected {SCHEMA}")
     if not intact(held):
         raise UserError(f"{path}: not as it was written (changed); remove the folder and run again")
     return held
