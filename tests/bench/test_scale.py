@@ -124,7 +124,7 @@ def test_more_devices_are_never_better_than_the_longest_path_and_the_work_they_s
             parents = {f"{n}": of[0] for n, of in enumerate(g.sample(stages, min(len(stages), g.randrange(3))))}
             stages.append((Stage(kind="probe", part={"number": number}, parents=parents), g.uniform(0, 9)))
         work, endless = sum(of for _, of in stages), clocked(stages, 1000)
-        longest = {}
+        longest: dict[str, float] = {}
         for stage, of in stages:
             longest[stage.key] = of + max((longest[p.key] for p in stage.parents.values()), default=0)
         assert clocked(stages, 1) == pytest.approx(work)
