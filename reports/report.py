@@ -38,17 +38,18 @@ def report(runs: str | Path, folder: str | Path | None = None, site: str | Path 
     folder of the caller's is of no report.
     """
     run = RunFolder(Path(runs))
+    shown = run.tables  # what is damaged is said before anything is written
     places = [Path(folder) if folder is not None else run.root / "report"]
     places += [Path(site)] if site is not None and Path(site).resolve() != places[0].resolve() else []
     with placed(places) as hidden:
-        made = writers.save(run.tables, hidden)
+        made = writers.save(shown, hidden)
         made += matrix.save(run.answers, hidden) + corruptions.save(run.finished, hidden)
         made += drawing.save(run, hidden)
         made += page.save(run, hidden, made)
         names = [path.relative_to(hidden) for path in made]
         for place in places:
             _refuse(place, () if place == run.root / "report" else names)
-    text = "\n\n".join(writers.terminal(table) for table in run.tables)
+    text = "\n\n".join(writers.terminal(table) for table in shown)
     matrices = matrix.markdown(matrix.transfers(run.answers)).strip()
     return Report(
         text=f"{text}\n\n{matrices}".strip() or NOTHING,
