@@ -41,7 +41,7 @@ def plan(points: Sequence[Suite], library: Library) -> Plan:
     cost: dict[str, int] = {}
     for draft in drafts:
         for stage in draft.ends:
-            _enter(stage, stages)
+            enter(stage, stages)
         cost |= draft.cost
     return Plan(
         cells=cells,
@@ -53,9 +53,9 @@ def plan(points: Sequence[Suite], library: Library) -> Plan:
     )
 
 
-def _enter(stage: Stage, known: dict[str, Stage]) -> None:
+def enter(stage: Stage, known: dict[str, Stage]) -> None:
     """Enter the stage behind its parents; what is known already is not walked again."""
     if stage.key not in known:
         for parent in stage.parents.values():
-            _enter(parent, known)
+            enter(parent, known)
         known[stage.key] = stage

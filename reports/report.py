@@ -58,15 +58,16 @@ def _claimed(root: Path) -> Iterator[None]:
 
 
 def _report(run: RunFolder, places: Sequence[Path]) -> Report:
+    shown = run.tables  # what is damaged is said before anything is written
     with placed(places) as hidden:
-        made = writers.save(run.tables, hidden)
+        made = writers.save(shown, hidden)
         made += matrix.save(run.answers, hidden) + corruptions.save(run.finished, hidden)
         made += drawing.save(run, hidden)
         made += page.save(run, hidden, made)
         names = [path.relative_to(hidden) for path in made]
         for place in places:
             _refuse(place, () if place == run.root / "report" else names)
-    text = "\n\n".join(writers.terminal(table) for table in run.tables)
+    text = "\n\n".join(writers.terminal(table) for table in shown)
     matrices = matrix.markdown(matrix.transfers(run.answers)).strip()
     return Report(
         text=f"{text}\n\n{matrices}".strip() or NOTHING,

@@ -49,7 +49,8 @@ def clean_against_robust(table: Table, judge: str) -> Figure:
     looks = style.looks([row for row in table.rows if row != REFERENCE])
     marks = dict(zip(table.schemes, itertools.cycle(style.MARKERS), strict=False))
     apart = len(marks) > 1 and numbers["row"].nunique() > _TOGETHER
-    shown = [[name] for name in marks] if apart else [list(marks)]
+    begun = set(sides[1]["scheme"])  # of the others nothing is finished
+    shown = [[name] for name in marks if name in begun] if apart else [list(marks)]
     figure = Figure(figsize=(style.WIDTH, (0.4 if apart else 0.7) + 2.6 * len(shown)), layout="constrained")
     panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     share = 100 * float(table.numbers.loc[table.numbers["kind"] == "reference", "accuracy"].iloc[0])

@@ -169,6 +169,17 @@ def test_an_unfinished_encoder_leaves_the_figures_whole(tmp_path: Path) -> None:
     assert [path.stem for path in paths if path.suffix == ".png"] == stems
 
 
+def test_a_scheme_that_nothing_is_finished_of_has_no_panel(tmp_path: Path) -> None:
+    """Of so many encoders that each scheme has a panel of its own, as in the middle of a large run."""
+    rows = answers(20, 15, {"pgd-20": 10, "autoattack": 8}, JUDGES)
+    names = [f"encoder {number}" for number in range(7)]
+    cells = [(cell(name, scheme), rows if scheme == "SLF" else None) for scheme in ("SLF", "AFF") for name in names]
+    (table,) = RunFolder(write_run(tmp_path / "runs", cells)).tables
+    with style.style():
+        (panel,) = clean_against_robust(table, "autoattack").axes
+    assert panel.get_title("left").startswith("SLF: ")
+
+
 def test_files_hold_four_forms_and_the_numbers(quickstart: Path, tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     stems = ("accuracy-against-eps", "clean-against-robust")
