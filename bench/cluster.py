@@ -7,33 +7,28 @@ import importlib
 import json
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
 
 from robustcl import __version__
 from robustcl.bench.agenda import Agenda
-from robustcl.bench.errands import answered, arrive, directions, environment, from_json, settled, to_json
+from robustcl.bench.errands import directions, environment, settled, to_json
 from robustcl.bench.executors import Watch, default_workers, side_by_side, told
-from robustcl.bench.place import Place, find_device
-from robustcl.bench.stages import assist, execute
-from robustcl.bench.store import Stage, write_json
+from robustcl.bench.place import Place
+from robustcl.bench.store import Stage
+from robustcl.bench.task import EVERY, REACHED, errand
 from robustcl.models.errors import LostError, UserError, unknown
 from robustcl.models.value import read, value
 
 _RETRIES = 3  # of a stage whose worker was lost
 _LOOK = 0.2  # seconds between two looks at a task that is to begin
-_REPORT = 1.0  # seconds between two words on how far a stage is
 _PATIENCE = 60.0  # seconds in which a file system has to show what another machine has written
 _MEMORY = 128 * 2**20  # bytes for the objects of Ray, of which we have none
 _QUIET = {  # the last: Ray tells of lost workers on the standard output, which is the table's
@@ -41,7 +36,6 @@ _QUIET = {  # the last: Ray tells of lost workers on the standard output, which 
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
 }
-_REACHED = "progress/reached.json"  # in the folder of a stage that is being made: how far it is
 
 
 @value
@@ -56,7 +50,7 @@ class Ray:
 
 
 def asked_for(executor: str, address: str | None, gpus: float | None, device: str) -> Ray | None:
-    """The cluster that is asked for; None for the executor `local`. Errors: `UserError` for what does not go together."""
+    """The cluster that is asked for; None for the executor `local`. Errors: `UserError` for what cannot be."""
     if executor not in ("local", "ray"):
         raise unknown("--executor", "executor", executor, ["local", "ray"])
     if executor == "local":
@@ -76,8 +70,8 @@ def run_on_ray(
 ) -> None:
     """Make every stage that the store lacks, parents first, `workers` at once or as many as the cluster has places for.
 
-    Places that are to spare assist with evaluations. Errors: those of a stage; `LostError` for one whose worker was lost
-    again and again; `UserError` without Ray, without a cluster, and for a machine that does not see the run folder.
+    Places that are to spare assist with evaluations. Errors: those of a stage; `LostError` where its worker was lost
+    again and again; `UserError` without Ray or a cluster, and for a machine that does not see the run folder.
     """
     agenda = Agenda(stages, place.store, cost)
     if not agenda:
@@ -130,12 +124,10 @@ def _start(library: Any, ray: Ray, workers: int | None) -> None:
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         if not ray.address:
-            raise UserError(
-                f"--executor ray: no cluster of this machine ({reason}), expected --address of one"
-            ) from None
+            raise UserError(f"--executor ray: none on this machine ({reason}), expected --address of one") from None
         raise UserError(
-            f"--address {ray.address}: no Ray cluster ({reason}), expected auto or HOST:PORT of its head; one that asks "
-            "for a token needs RAY_AUTH_MODE=token"
+            f"--address {ray.address}: no Ray cluster ({reason}), expected auto or HOST:PORT of its head; one that "
+            "asks for a token needs RAY_AUTH_MODE=token"
         ) from None
     finally:
         if main:
@@ -150,7 +142,7 @@ class _Crew:
         self.over, self.running = threading.Event(), set[Any]()
         self.where = json.dumps({**directions(place), "folder": str(Path.cwd()), "version": __version__})
         self.needs = {"CPU": 1.0} | ({"GPU": ray.gpus} if place.device == "cuda" else {})
-        self.task, self.place = library.remote(_task), {"num_cpus": 1, "num_gpus": self.needs.get("GPU", 0)}
+        self.task, self.place = library.remote(errand), {"num_cpus": 1, "num_gpus": self.needs.get("GPU", 0)}
         if not self.places():
             needed = " and ".join(f"{need:g} {name}" for name, need in self.needs.items())
             raise UserError(f"--executor ray: no machine of the cluster has {needed}, as a stage needs")
@@ -165,7 +157,7 @@ class _Crew:
         said, report, begun = json.dumps(to_json(stage)), told(stage, self.watch), False
         main = self.task.options(**self.place, max_retries=_RETRIES).remote(self.where, said, assists=False)
         self.running.add(main)
-        while not self.library.wait([main], timeout=_REPORT if begun else _LOOK)[0]:
+        while not self.library.wait([main], timeout=EVERY if begun else _LOOK)[0]:
             if self.over.is_set():
                 return False
             if reached := self._reached(stage):
@@ -189,7 +181,7 @@ class _Crew:
     def _reached(self, stage: Stage) -> tuple[int, int] | None:
         """How far the stage is, where a task is at it."""
         try:
-            reached = json.loads((self.store.hidden(stage) / _REACHED).read_text())
+            reached = json.loads((self.store.hidden(stage) / REACHED).read_text())
         except (OSError, ValueError):
             return None
         holder = self.store.holder(stage.kind, stage.key)
@@ -219,41 +211,5 @@ class _Crew:
                     f"{self.store.root}: {stage.label} was made on {host} and is not seen here, expected a folder on "
                     "a file system that all machines share"
                 )
-            time.sleep(_REPORT)
+            time.sleep(EVERY)
         return True
-
-
-def _task(where: str, said: str, *, assists: bool) -> str:
-    """What a worker does: make a stage, or assist who makes it; the answer as JSON."""
-    worked, last = False, 0.0
-
-    def work() -> bool:
-        place, stage = _place(where), from_json(json.loads(said))
-
-        def report(done: int, total: int) -> None:
-            nonlocal worked, last
-            if not worked or time.monotonic() - last > _REPORT:
-                worked, last = True, time.monotonic()
-                write_json(place.store.hidden(stage) / _REACHED, {"done": done, "total": total})
-
-        if assists:
-            assist(stage, place)
-            return True
-        return execute(stage, place, report, wait=False)
-
-    return json.dumps({**answered(work), "worked": worked, "host": socket.gethostname()})
-
-
-@lru_cache(maxsize=1)
-def _place(where: str) -> Place:
-    """The place as this machine sees it. Errors: `UserError` where it does not."""
-    torch.set_num_threads(1)
-    directed, host = json.loads(where), socket.gethostname()
-    if directed["version"] != __version__:
-        raise UserError(f"{host}: robustcl {__version__}, expected {directed['version']} as where the run was started")
-    for path in (Path(directed["folder"]), Path(directed["root"], "suite.json")):
-        if not path.exists():
-            raise UserError(f"{path}: not there on {host}, expected a file system that all machines share")
-    os.chdir(directed["folder"])  # paths in a suite may begin there
-    find_device(directed["device"])
-    return replace(arrive(directed), shared=True)

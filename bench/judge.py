@@ -52,8 +52,8 @@ class Judge:
     `x` (n, ...) in [0, 1], `y` (n,), `images` (n,) positions in the official split. For every image it holds the worst
     answer seen: the one with the smallest margin. `outside` (n,) says how far the proposals left the ball before they
     were projected, in the norm of the threat; `point` (n, ...) holds the worst point where `keep_points` asks for it.
-    With a `shard` (i, count) it gives out each count-th batch alone, from the i-th on; where batches have to be claimed,
-    `claim` holds one for as long as it is attacked, and says whether it is to be.
+    With a `shard` (i, count) it gives out each count-th batch alone, from the i-th on. `claim` holds a batch while it
+    is attacked, and says whether it is to be.
     """
 
     def __init__(

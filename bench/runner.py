@@ -77,7 +77,7 @@ def claim(job: Job) -> None:
 
 
 def make(job: Job, watch: Watch, workers: int | None = None, ray: Ray | None = None) -> None:
-    """Make every stage of the job that the store lacks, here or on a cluster. Whatever stops it, what is finished stays.
+    """Make every stage of the job that the store lacks, here or on Ray. Whatever stops it, what is finished stays.
 
     Errors: those of the stages; `UserError` for a cluster, or workers, within a process group.
     """

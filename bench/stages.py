@@ -141,9 +141,9 @@ def _evaluate(stage: Stage, place: Place, folder: Path, journal: Journal) -> dic
 
 
 def assist(stage: Stage, place: Place) -> None:
-    """Attack batches of an evaluation that another process makes, until that is through; nothing is written beside them.
+    """Attack batches of an evaluation that another process makes, until that is through; nothing else is written.
 
-    Returns at once where nobody makes it. Errors: as those of the evaluation.
+    Returns at once where nobody makes it. Errors: those of the evaluation.
     """
     keep = place.store.hidden(stage) / "progress" / "batches"
     while not (keep / "protocol.json").exists():

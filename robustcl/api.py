@@ -53,8 +53,9 @@ def run(
     What `runs` (default `runs/<suite>`) holds already is not made again. `overrides` are texts `path.to.key=value`;
     `workers` defaults to one per core, with one torch thread each. In a process that torchrun started, or within a
     process group of torch.distributed, all processes call this alike and run the suite together (docs/devices.md).
-    With the `executor` `ray` stages are tasks of the Ray cluster at `address` (`auto`, or HOST:PORT of its head), or of
-    one on this machine that ends with the call; on `cuda` a stage takes `gpus_per_stage` (default 1) (docs/clusters.md).
+    With the `executor` `ray` stages are tasks of the Ray cluster at `address` (`auto`, or HOST:PORT of its head), else
+    of one on this machine that ends with the call; on `cuda` a stage takes `gpus_per_stage`, default 1
+    (docs/clusters.md).
     Errors: `UserError`, `NumberError`, `LostError`.
     """
     ray = asked_for(executor, address, gpus_per_stage, device)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ def main(folder: Path) -> None:
     """All cases, an error of one being part of what it says."""
     torch.set_num_threads(1)
     os.chdir(folder)
-    drawing.save = lambda run, folder: []  # type: ignore[assignment]  # most of a report's time, and tested elsewhere
+    mock.patch.object(drawing, "save", return_value=[]).start()  # most of a report's time, and tested elsewhere
     before = surroundings()
     with cluster._connected(Ray(), 2):
         kept = surroundings() == before

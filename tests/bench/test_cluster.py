@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 import robustcl
-from robustcl.bench import cluster, shards
+from robustcl.bench import cluster, task
 from robustcl.bench.cluster import Ray, asked_for
 from robustcl.bench.errands import directions
-from robustcl.bench.place import Place
 from robustcl.bench.library import Library
+from robustcl.bench.place import Place
 from robustcl.bench.runner import claim, make, prepare
 from robustcl.bench.stages import assist
 from robustcl.bench.store import Stage, Store
@@ -123,9 +123,8 @@ def test_a_worker_that_is_lost_again_and_again(tmp_path: Path) -> None:
             raise error
 
         crew = object.__new__(cluster._Crew)
-        crew.library = SimpleNamespace(
-            get=get, exceptions=SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
-        )
+        errors = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+        crew.library = SimpleNamespace(get=get, exceptions=errors)
         return crew
 
     stage = Stage(kind="pretrain", part={}, label="pretrain at")
@@ -148,17 +147,14 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
     monkeypatch.chdir(tmp_path)
     store = Store(tmp_path / "runs")
     store.claim_suite("tiny", {}, [])
-    yield {
-        **directions(Place(store=store, library=Library())),
-        "folder": str(tmp_path),
-        "version": robustcl.__version__,
-    }
-    cluster._place.cache_clear()
+    where = directions(Place(store=store, library=Library()))
+    yield {**where, "folder": str(tmp_path), "version": robustcl.__version__}
+    task._place.cache_clear()
 
 
 def test_a_machine_that_does_not_see_the_same_files_says_so(told: dict[str, Any], tmp_path: Path) -> None:
     def error(**other: str) -> str:
-        answer = json.loads(cluster._task(json.dumps({**told, **other}), json.dumps(STAGE), assists=False))
+        answer = json.loads(task.errand(json.dumps({**told, **other}), json.dumps(STAGE), assists=False))
         assert answer["error"] == "UserError"
         assert not answer["worked"]
         return one_line(answer["message"])
@@ -189,10 +185,9 @@ def test_what_was_made_where_nobody_sees_it(tmp_path: Path, monkeypatch: pytest.
 
 def test_places_are_counted_machine_by_machine() -> None:
     def places(gpus: float, *nodes: dict[str, float]) -> int:
+        found = [{"Alive": node.pop("alive", True), "Resources": node} for node in nodes]
         crew = object.__new__(cluster._Crew)
-        crew.library = SimpleNamespace(
-            nodes=lambda: [{"Alive": node.pop("alive", True), "Resources": node} for node in nodes]
-        )
+        crew.library = SimpleNamespace(nodes=lambda: found)
         crew.needs = {"CPU": 1.0} | ({"GPU": gpus} if gpus else {})
         return crew.places()
 

@@ -28,6 +28,7 @@ from tests import forks
 from tests.bench.tiny import Quiet, one_line, visible, write_suite
 from tests.blocks import ROOT
 
+CLUSTERS = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
 SECOND = """
 [pretrain.simclr]
 method = "simclr"
@@ -48,10 +49,16 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield os.pathsep.join([str(folder), os.environ["PATH"]])
 
 
-def start(path: str, folder: Path, *words: str) -> "subprocess.Popen[str]":
-    command = ["robustcl", "run", "tiny.toml", "--runs", "runs", "--workers", "1", *words]
-    env = os.environ | {"PATH": path}
-    return subprocess.Popen(command, cwd=folder, env=env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+def job_script() -> str:
+    (script,) = re.findall(r"^cat > job.sh <<'END_OF_FILE'\n(.*?)^END_OF_FILE$", CLUSTERS, re.MULTILINE | re.DOTALL)
+    return str(script)
+
+
+def start(path: str, script: Path) -> "subprocess.Popen[str]":
+    """The job script of docs/clusters.md, as Slurm starts it: from anywhere."""
+    env = os.environ | {"PATH": path, "SLURM_SUBMIT_DIR": str(script.parent), "SLURM_CPUS_PER_TASK": "1"}
+    words, pipe = ["bash", str(script), "tiny.toml", "--runs", "runs"], subprocess.PIPE
+    return subprocess.Popen(words, cwd="/", env=env, stderr=pipe, stdout=pipe, text=True)
 
 
 def kill_a_worker(store: Store, stages: list[Stage]) -> tuple[Stage, int]:
@@ -71,7 +78,8 @@ def test_four_processes_make_every_stage_once_and_one_may_die(path: str, tmp_pat
     alone = prepare(suite, runs=tmp_path / "alone")
     make(alone, Quiet(), workers=1)
     store, labels = Store(tmp_path / "runs"), [stage.label for stage in alone.plan.stages]
-    running = [start(path, tmp_path) for _ in range(4)]
+    (tmp_path / "job.sh").write_text(job_script())
+    running = [start(path, tmp_path / "job.sh") for _ in range(4)]
     stage, _ = kill_a_worker(store, [s for s in alone.plan.stages if s.kind == "finetune"])
     said = [process.communicate(timeout=120) for process in running]
     codes = sorted(process.returncode % 256 for process in running)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from robustcl.bench.corruptions import ALL, STANDARD, Corruptions, check, corrupted
 from robustcl.bench.datasets.digits import Digits
-from robustcl.bench.executors import from_json, to_json
+from robustcl.bench.errands import from_json, to_json
 from robustcl.bench.library import Library
 from robustcl.bench.plan import plan
 from robustcl.bench.records import SCHEMA

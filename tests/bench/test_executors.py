@@ -1,5 +1,6 @@
 """Where stages run does not change what they make; what goes wrong there is told here."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from robustcl.bench import errands
 from robustcl.bench.runner import Job, make, prepare
 from robustcl.bench.store import Stage
-from robustcl.models.errors import NumberError, UserError
+from robustcl.models.errors import LostError, NumberError, UserError
 from robustcl.reports.progress import listing
 from tests.bench.tiny import Quiet, one_line, visible, write_suite
 
@@ -115,6 +116,15 @@ def test_a_killed_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
         make(job(tmp_path), Killer(), workers=2)
     assert len(Recorded.made) == 2
     assert half_made(tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize("kind", [UserError, NumberError, LostError])
+def test_what_goes_wrong_elsewhere_is_raised_here(kind: type[Exception]) -> None:
+    def work() -> bool:
+        raise kind("one line")
+
+    with pytest.raises(kind, match=r"^one line$"):
+        errands.settled(json.loads(json.dumps(errands.answered(work))))
 
 
 def test_stages_survive_json(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import robustcl
-from robustcl.bench import forks, records, shards
+from robustcl.bench import forks, locks, records, shards
 from robustcl.bench.attacks import judges
 from robustcl.bench.autoattack.attacks import APGD, Square
 from robustcl.bench.batches import Batches
@@ -120,6 +122,27 @@ def test_processes_that_share_a_folder_share_the_batches(
     assert len({pid for *_, pid in lines}) > 1, "they did share"
     once = [(order, row) for order, row, _ in lines]
     assert len(once) == len(set(once)) == len(list((tmp_path / "kept").glob("*.npz")))
+
+
+def test_a_batch_that_another_process_leaves_undone_is_attacked_here(tmp_path: Path) -> None:
+    images, trial = setting("pgd", None)
+    alone, kept = written(judge(network(), images, trial), tmp_path), tmp_path / "kept"
+    kept.mkdir()
+    waited = list[bool]()
+
+    def work() -> None:
+        with locks.claimed(kept / "001-00000004.lock"):
+            held.set()
+            waited.append(over.wait(1.5))
+
+    held, over = threading.Event(), threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work)
+        assert held.wait(60)
+        found = written(judge(network(), images, replace(trial, keep=kept, shared=True)), tmp_path)
+        over.set()
+    assert found == alone
+    assert waited == [False], "it was waited for, until it gave up"
 
 
 def test_an_attack_that_leaves_a_batch_undone_is_found_out(tmp_path: Path) -> None:
