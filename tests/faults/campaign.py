@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from robustcl.models.errors import UserError
+from robustcl.reports.frame import frame
 from tests.faults.findings import Findings, damage, look, records
 from tests.faults.kills import Child, Ended, Moment, drawn, wait
 from tests.faults.scenes import Scene
@@ -67,19 +69,19 @@ class Ring:
 
     def __init__(self, scene: Scene, folder: Path) -> None:
         self.scene, self.base, self.place = scene, folder / "runs", folder / "round"
-        self.said = folder / "said.txt"
+        self.said = [folder / f"said-{number}.txt" for number in range(scene.processes)]
         self.clear()
         for number in range(scene.processes):
             child = self.start(number, Moment(), 0)
             if wait(child) != "finished":
-                raise RuntimeError(f"{scene.name}: without a kill it ended so:\n{self.said.read_text()}")
+                raise RuntimeError(f"{scene.name}: without a kill it ended so:\n{self.said[number].read_text()}")
             self.seconds, self.operations = child.seconds, child.operations
         self.whole = self.found()
         self.records = records(self.place)
 
     def start(self, number: int, moment: Moment, draws: int) -> Child:
         """The process of this number, in a fork."""
-        return Child(lambda: self.scene.work(self.place / "runs", number), moment, self.said, draws)
+        return Child(lambda: self.scene.work(self.place / "runs", number), moment, self.said[number], draws)
 
     def clear(self) -> None:
         """A new folder, with what the scene builds on."""
@@ -116,6 +118,7 @@ class Round:
                 if ended := child.ended():
                     del self.at_work[number]
                     self._ended(number, child, ended)
+            self._read()
             time.sleep(0.001)
         self._compare()
 
@@ -136,10 +139,19 @@ class Round:
         for line in odd:
             self._wrong(line)
         if ended in ("failed", "hangs"):
-            self._wrong(f"{ended}: {self.ring.said.read_text()[-2000:]}")
+            self._wrong(f"{ended}: {self.ring.said[number].read_text()[-2000:]}")
             for other in self.at_work.values():
                 other.end()
             self.at_work.clear()
+
+    def _read(self) -> None:
+        """Read the records beside several processes that write: whatever is there is whole."""
+        runs = self.ring.place / "runs"
+        if len(self.at_work) > 1 and (runs / "suite.json").exists():
+            try:
+                frame(runs)
+            except UserError as error:
+                self._wrong(f"a reader beside them: {error}")
 
     def _wrong(self, line: str) -> None:
         self.tally.wrong.append(f"{self.where} {', '.join(self.moments) or 'no kill'}: {line}")
