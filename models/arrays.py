@@ -2,7 +2,7 @@
 
 import math
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     more than 1 GiB and more than 100 times its size is refused. Errors: `ValueError` with the reason, in one line.
     """
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as file:
-            _check_room(file.infolist(), path.stat().st_size)
             _check_count(path, len(file.infolist()))
             return {entry.filename.removesuffix(".npy"): _array(file, entry) for entry in file.infolist()}
     except Exception as error:  # what is damaged can raise anything; what it raised stands in the line
@@ -47,9 +47,11 @@ def check_size(metadata: Any, path: Path) -> None:
         raise UserError(f"{path}: promises {values} values, expected at most {TIMES} for each of its bytes")
 
 
-def _check_room(entries: Iterable[zipfile.ZipInfo], size: int) -> None:
-    promised = sum(entry.file_size for entry in entries)
-    if promised > max(ROOM, TIMES * size):
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive that unpacks to more than 1 GiB and more than 100 times its size. Errors: `ValueError`."""
+    with zipfile.ZipFile(path) as file:
+        promised = sum(entry.file_size for entry in file.infolist())
+    if promised > max(ROOM, TIMES * path.stat().st_size):
         raise ValueError(f"unpacks to {promised} bytes, expected at most {TIMES} times its size")
 
 

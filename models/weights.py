@@ -1,15 +1,18 @@
 """The only owner of reading other people's weights: tensors by name from a file, and never a line of its code."""
 
+import contextlib
 import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from robustcl.models.arrays import check_archive
 from robustcl.models.errors import UserError
 
 HELP = "docs/importing.md"  # the safe way to convert a file that needs code
@@ -38,6 +41,8 @@ def read_weights(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch about other pickles: we say in one line what is wrong
+            with contextlib.suppress(BadZipFile):  # torch says better what is wrong with it
+                check_archive(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything; what it raised stands in the line
         raise UserError(f"{path}: {_reason(path, str(error) or type(error).__name__)}") from None
@@ -52,6 +57,8 @@ def state_dict(held: Any, path: Path) -> tuple[str, dict[str, Tensor]]:
     inner = held
     while isinstance(inner, Mapping):
         inside = [key for key in NESTS if isinstance(inner.get(key), Mapping)]
+        if len(nest) == _DEEP:
+            raise UserError(f"{path}: mappings in mappings {'.'.join(nest)}, expected tensors by name")
         full = [key for key in inside if _full(inner[key])]
         if len(full) > 1:
             raise UserError(
@@ -85,15 +92,22 @@ def _check(name: str, entry: Any, path: Path) -> None:
         )
     if entry.layout is not torch.strided or entry.device.type != "cpu":
         raise UserError(f"{path}: '{name}' is sparse or has no numbers, expected a plain tensor")
+    if entry.numel() * entry.element_size() > entry.untyped_storage().nbytes():
+        raise UserError(
+            f"{path}: '{name}' of shape {tuple(entry.shape)} repeats fewer numbers, expected a plain tensor"
+        )
 
 
-def _full(part: Any) -> bool:
+def _full(part: Any, deep: int = 0) -> bool:
     """Whether this is a mapping with tensors in it, or with such a mapping where they are looked for."""
-    if not isinstance(part, Mapping):
+    if not isinstance(part, Mapping) or deep == _DEEP:
         return False
-    return any(isinstance(entry, Tensor) for entry in part.values()) or any(_full(part.get(key)) for key in NESTS)
+    if any(isinstance(entry, Tensor) for entry in part.values()):
+        return True
+    return any(_full(part.get(key), deep + 1) for key in NESTS)
 
 
+_DEEP = 4  # mappings within mappings; a file may hold one that holds itself
 LONGEST = 200  # characters of a tensor's name
 NESTS = ("state_dict", "model", "model_state_dict", "net", "encoder", "backbone", "params", "weights")
 

@@ -59,7 +59,8 @@ def run(
 ) -> None:
     """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again.
 
-    Any number of the same commands may share a run folder: each makes what no other is at (docs/clusters.md).
+    Any number of the same commands may share a run folder: each makes what no other is at (docs/clusters.md). A
+    [reference] of the suite that names a factory runs that code, with --dry-run too.
     """
     from robustcl.bench.cluster import asked_for
     from robustcl.bench.runner import prepare

@@ -5,7 +5,7 @@ from random import Random
 import pytest
 
 from tests.fuzz.__main__ import CORPUS, MOST, WEIGHT, main
-from tests.fuzz.target import find, names
+from tests.fuzz.target import Target, find, names
 
 
 @pytest.mark.parametrize("name", names())
@@ -25,12 +25,15 @@ def test_seeds_are_what_their_reader_takes_and_mutations_change_them(name: str) 
     target = find(name)
     for one, data in target.seeds().items():
         target.accept(data)
-        changed = [_changed(target.mutate, data, seed) for seed in range(20)]
-        assert sum(of not in (None, data) for of in changed) >= 10, f"{name}: {one} keeps its bytes"
+        assert len({_changed(target, data, seed) for seed in range(20)} - {data}) >= 5, f"{name}: {one} keeps its bytes"
 
 
-def _changed(mutate, data, seed):  # type: ignore[no-untyped-def]
-    return mutate(data, Random(seed))
+def _changed(target: Target, data: bytes, seed: int) -> bytes:
+    """The file changed, or as it is where it is not of the structure that is changed."""
+    try:
+        return target.mutate(data, Random(seed))
+    except Exception:  # as the fuzz takes it
+        return data
 
 
 @pytest.mark.parametrize("name", names())

@@ -86,7 +86,7 @@ def test_an_npz_is_a_data_set_or_refused_in_one_line(
 @pytest.mark.parametrize("label", [2**62, 2**31])
 def test_a_label_that_asks_for_all_memory_is_refused(tmp_path: Path, label: int) -> None:
     pixels = np.zeros((2, 2, 2), dtype=np.uint8)
-    labels = {"train_labels": np.array([0, label]), "test_labels": np.array([0, 1])}
+    labels: dict[str, Any] = {"train_labels": np.array([0, label]), "test_labels": np.array([0, 1])}
     np.savez(tmp_path / "odd.npz", train_images=pixels, test_images=pixels, **labels)
     with pytest.raises(UserError, match=f"{label + 1} classes, expected at most 32768"):
         Npz(path=tmp_path / "odd.npz").load()
@@ -94,7 +94,12 @@ def test_a_label_that_asks_for_all_memory_is_refused(tmp_path: Path, label: int)
 
 def test_one_class_is_no_data_set_to_judge_on(tmp_path: Path) -> None:
     pixels, labels = np.zeros((2, 2, 2), dtype=np.uint8), np.zeros(2, dtype=np.int64)
-    arrays = {"train_images": pixels, "train_labels": labels, "test_images": pixels, "test_labels": labels}
+    arrays: dict[str, Any] = {
+        "train_images": pixels,
+        "train_labels": labels,
+        "test_images": pixels,
+        "test_labels": labels,
+    }
     np.savez(tmp_path / "one.npz", **arrays)
     with pytest.raises(UserError, match="one class, expected at least 2"):
         Npz(path=tmp_path / "one.npz").load()

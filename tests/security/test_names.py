@@ -139,7 +139,12 @@ def test_the_summary_and_the_junit_of_a_check_obey_no_name(reported: Path) -> No
 def test_names_with_control_characters_are_refused_where_they_are_read(tmp_path: Path, name: str) -> None:
     judges = {"pgd-20": ["pgd-20"]}
     rows = answers(4, 3, {"pgd-20": 2}, judges)
-    places = ({"encoder": name}, {"protocol": name}, {"judges": {name: ["pgd-20"]}}, {"seeds": {name: 1}})
+    places: tuple[dict[str, Any], ...] = (
+        {"encoder": name},
+        {"protocol": name},
+        {"judges": {name: ["pgd-20"]}},
+        {"seeds": {name: 1}},
+    )
     for number, odd in enumerate(places):
         run = write_run(tmp_path / str(number), [(cell("at", "SLF", judges=judges) | odd, rows)])
         with pytest.raises(UserError, match=r"suite\.json: control characters in") as error:

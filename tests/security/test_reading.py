@@ -124,6 +124,21 @@ def test_an_archive_that_unpacks_to_far_more_than_it_weighs_is_refused(
         read_arrays(path)
 
 
+def test_weights_that_unpack_to_far_more_than_they_weigh_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("robustcl.models.arrays.ROOM", 2**20)
+    torch.save({"conv1.weight": torch.zeros(2**19)}, tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(UserError, match=r"bomb\.pt: .*unpacks to \d+ bytes, expected at most 100 times its size"):
+        robustcl.import_encoder(tmp_path / "bomb.pt")
+
+
 def test_what_compresses_well_is_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "zeros.npz", x=np.zeros(10**6, dtype=np.uint8))
     assert read_arrays(tmp_path / "zeros.npz")["x"].shape == (10**6,)

@@ -49,4 +49,4 @@ def seeds() -> Mapping[str, bytes]:
     }
 
 
-TARGET = Target(read=read, seeds=seeds, mutate=either(npz_changed, npz_changed, npz_changed), share=0.15)
+TARGET = Target(read=read, seeds=seeds, mutate=either(npz_changed, npz_changed, npz_changed), share=0.2)

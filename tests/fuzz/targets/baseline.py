@@ -43,4 +43,4 @@ def seeds() -> Mapping[str, bytes]:
     return made
 
 
-TARGET = Target(read=read, seeds=seeds, mutate=parquet_changed, share=0.1)
+TARGET = Target(read=read, seeds=seeds, mutate=parquet_changed, share=0.15)

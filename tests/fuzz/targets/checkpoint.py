@@ -50,4 +50,4 @@ def seeds() -> Mapping[str, bytes]:
     return made
 
 
-TARGET = Target(read=read, seeds=seeds, mutate=safetensors_changed, share=0.2)
+TARGET = Target(read=read, seeds=seeds, mutate=safetensors_changed, share=0.17)

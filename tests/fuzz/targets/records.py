@@ -68,5 +68,5 @@ def lines_changed(data: bytes, draw: Random) -> bytes:
 
 
 TARGET = Target(
-    read=read, seeds=seeds, mutate=either(json_changed, parquet_changed, json_changed, lines_changed), share=0.05
+    read=read, seeds=seeds, mutate=either(json_changed, parquet_changed, json_changed, lines_changed), share=0.06
 )

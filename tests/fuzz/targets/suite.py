@@ -44,4 +44,4 @@ def seeds() -> Mapping[str, bytes]:
     return {"tiny": TINY.encode(), "whole": (TINY + MORE).encode(), **own}
 
 
-TARGET = Target(read=read, seeds=seeds, mutate=toml_changed, share=0.2)
+TARGET = Target(read=read, seeds=seeds, mutate=toml_changed, share=0.12)

@@ -59,9 +59,11 @@ def seeds() -> Mapping[str, bytes]:
 
 
 def mutate(data: bytes, draw: Random) -> bytes:
-    """Changed headers of safetensors; in a zip archive a changed pickle, or a member that is another."""
+    """Changed headers of safetensors, changed pickles; in a zip archive a changed pickle or another member."""
     if data[8:9] == b"{":
         return safetensors_changed(data, draw)
+    if not data.startswith(b"PK"):
+        return _scrambled(data, draw)
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         held = [(one, file.read(one)) for one in file.namelist()]
     at = next(row for row, (name, _) in enumerate(held) if name.endswith("data.pkl"))
