@@ -92,7 +92,7 @@ def schedule(count: str) -> dict[str, float]:
     found["stages simulated, on 64 devices"] = rate(
         lambda: wall(chains, {stage.key: 1.0 for stage in chains}, 64), len(chains)
     )
-    found["stages told to a worker through a pipe, and back"] = rate(lambda: _piped(stages), len(stages))
+    found["stages as lines to another process, and back"] = rate(lambda: _piped(stages), len(stages))
     if (ray := _ray()) is not None:
         found["empty Ray tasks, two CPUs"] = rate(lambda: ray(stages), len(stages))
     return found
