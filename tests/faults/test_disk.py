@@ -151,3 +151,27 @@ def test_what_a_command_writes_for_the_user_is_the_old_file_or_the_new_one(
     assert done.code in (0, 3)
     assert outputs(out) == new
     assert noted(note)
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_file_that_cannot_be_read_is_one_line(whole: Path, tmp_path: Path, every: int) -> None:
+    """Each file that a report opens fails once, and the run folder is as it was."""
+    before, note = visible(whole / "runs"), tmp_path / "failed"
+    for _ in range(100):
+        spared = noted(note)
+        done = run(["report", str(whole / "runs")], failing(whole, errno.EIO, spared, note, reads=True, every=every))
+        if len(noted(note)) == len(spared):
+            break
+        if done.code:
+            line(done)
+    assert done.code == 0
+    assert noted(note)
+    assert visible(whole / "runs") == before
+
+
+def test_a_table_that_cannot_be_printed_is_one_line(tmp_path: Path) -> None:
+    def prepare() -> None:
+        os.dup2(os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT), 1)
+        limit(10)()
+
+    assert "standard output: cannot be used (File too large)" in line(run(["ls"], prepare))
