@@ -129,7 +129,7 @@ def test_weights(job: Job, tmp_path: Path, kind: str, name: str, load: Callable[
     store, stage = job.place.store, stage_of(job, kind)
     path = store.folder(stage) / name
     assert survive(path, lambda: load(store.file(stage, name)), flips=50, cuts=5).harmless == 0
-    alone = shutil.copy(path, tmp_path / name)
+    alone = Path(shutil.copy(path, tmp_path / name))
     assert survive(alone, lambda: load(alone), flips=250).harmless < 5
 
 
