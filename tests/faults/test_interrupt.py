@@ -55,7 +55,7 @@ def processes(root: Path) -> list[str]:
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
+def suite(imported: None, tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
     """A run folder, and the command that fills it; nobody is left who works at it."""
     root = tmp_path / "runs"
     yield root, ["run", str(write_suite(tmp_path)), "--runs", str(root), *FAST]

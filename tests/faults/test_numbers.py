@@ -94,7 +94,8 @@ def test_records_without_numbers_are_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [np.nan, np.inf, -0.5, 1.5, 255.0])
 def test_images_that_are_no_numbers_or_out_of_range_are_the_user_s(tmp_path: Path, number: float) -> None:
-    arrays: dict[str, Any] = {f"{split}_images": np.full((4, 4, 4), 0.5, dtype=np.float32) for split in ("train", "test")}
+    grey = np.full((4, 4, 4), 0.5, dtype=np.float32)
+    arrays: dict[str, Any] = {"train_images": grey, "test_images": grey.copy()}
     arrays["test_images"][2, 1, 1] = number
     labels: dict[str, Any] = {f"{split}_labels": np.arange(4) for split in ("train", "test")}
     np.savez(tmp_path / "odd.npz", **arrays, **labels)
