@@ -55,6 +55,8 @@ class DataSet(ABC):
     def load(self) -> Splits:
         """Both splits, on the CPU, of the parts that were asked for. Errors: as `read`; more asked than there is."""
         train, test = self.read()
+        if train.classes < 2:
+            raise UserError(f"{train.name}: one class, expected at least 2: nothing can be told apart")
         if self.holdout is not None:
             self._check("holdout", self.holdout, train)
             train, test = train.hold_out(self.holdout)

@@ -34,8 +34,8 @@ class Official(DataSet):
     def opened(self, kind: str, checksums: Checksums, below: str = "", **more: Any) -> Any:
         """torchvision's data set class `kind` on the official files, which lie in the folder `below` that of `path`.
 
-        torchvision compares every MD5 before it reads a file, so that no pickle but the official one (CIFAR's) is ever
-        unpickled. Errors: `UserError` where a file is missing or is another one than the official.
+        torchvision compares every MD5 before it reads a file. Errors: `UserError` where a file is missing or is another
+        one than the official.
         """
         folder = inside(self.path, below)
         try:

@@ -1,11 +1,13 @@
 """The only owner of the seeds of a suite: one per part of the work, or several, a suite for each combination."""
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import Field
 
+from robustcl.bench.tables import POINTS
 from robustcl.models.errors import UserError
 from robustcl.models.value import Table, read, value
 
@@ -28,6 +30,9 @@ def combinations(table: Table, where: str) -> list[Seeds]:
     for key, given in lists.items():
         if not given or any(given.count(one) > 1 for one in given):
             raise UserError(f"{where}.{key}: {given} is wrong, expected at least one seed, each once")
+    count = math.prod(len(given) for given in lists.values())
+    if count > POINTS:
+        raise UserError(f"{where}: {count} combinations, expected at most {POINTS}; split it into several suites")
     return [read(Seeds, dict(zip(lists, chosen, strict=True)), where) for chosen in itertools.product(*lists.values())]
 
 

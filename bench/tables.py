@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from robustcl.models.errors import UserError, unknown
 from robustcl.models.value import Table, merge
 
+POINTS = 10_000  # of a grid: each is a suite of its own
 FOLDER = Path(__file__).parent / "suites"
 TABLES = (
     "data", "target", "sets", "transfer", "encoder", "threat", "labels", "pretrain", "finetune", "reference", "table",
@@ -42,7 +44,7 @@ def merged(path: Path, below: tuple[Path, ...] = ()) -> tuple[Table, str]:
     try:
         text = path.read_text()
         table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # tomllib's errors and those of text are of value
         raise UserError(f"{path}: not a readable TOML file ({error})") from None
     if "extends" not in table:
         return table, text
@@ -100,7 +102,7 @@ def alike(table: Table, name: str) -> dict[str, Table]:
         other = part.pop("like", None)
         if other is None:
             return part
-        if other not in known:
+        if not isinstance(other, str) or other not in known:
             raise unknown(where, "encoder", str(other), known)
         if other in below:
             raise UserError(f"{where}: a circle ({' -> '.join((*below, other))}), expected another entry")
@@ -116,7 +118,7 @@ def override(table: Table, given: str) -> None:
         raise UserError(f"--set {given}: expected path.to.key=value, such as judge.images=100")
     try:
         new = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         new = text
     _put(table, path.strip(), new, f"--set {given}")
 
@@ -146,6 +148,9 @@ def grid(table: Table, name: str) -> list[tuple[str, Table]]:
             raise UserError(
                 f"{name}.grid.{path}: data is not an axis, expected several data sets as [sets] and [transfer]"
             )
+    count = math.prod(len(choices) for choices in axes.values())
+    if count > POINTS:
+        raise UserError(f"{name}.grid: {count} combinations, expected at most {POINTS}; split it into several suites")
     rest = {key: part for key, part in table.items() if key != "grid"}
     points = []
     for combination in itertools.product(*axes.values()):

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 LONGEST = 2000  # characters of a line that people are to read
 
 
@@ -15,7 +14,6 @@ class UserError(ValueError):
 
     def __init__(self, line: object) -> None:
         super().__init__(printable(str(line)))
-
 
 
 class NumberError(ArithmeticError):

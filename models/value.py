@@ -78,7 +78,7 @@ def fraction(text: object, where: str) -> Fraction:
     Errors: `ValueError`, since 8/255 has no exact float and 0.0314 is not 8/255.
     """
     if isinstance(text, bool) or not isinstance(text, (str, int, Fraction)):
-        hint = f"; did you mean '{likely(float(text))}'?" if isinstance(text, float) else ""
+        hint = f"; did you mean '{likely(float(text))}'?" if isinstance(text, float) and abs(text) < 1e6 else ""
         raise ValueError(f"{where}: {text!r} is not exact, expected a fraction in quotes such as '8/255'{hint}")
     try:
         if len(str(text)) > _DIGITS or re.search("e", str(text), re.IGNORECASE):  # 1e999999999 has as many digits

@@ -9,6 +9,8 @@ from torch import Tensor
 from robustcl.models.errors import UserError
 from robustcl.models.seeding import generator
 
+MOST = 2**15  # classes: labels and answers of records are int16
+
 
 class Images:
     """Images (n, channels, height, width) as uint8, or as float32 in [0, 1]; labels (n,); `index` (n,).
@@ -18,19 +20,21 @@ class Images:
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor, *, classes: int, index: Tensor | None = None, name: str) -> None:
-        _check_pixels(pixels, name)
+        check_pixels(pixels, name)
+        if classes > MOST:
+            raise UserError(f"{name}: {classes} classes, expected at most {MOST}, which is what records hold")
         if labels.shape != (len(pixels),):
             raise UserError(f"{name}: labels of shape {tuple(labels.shape)}, expected ({len(pixels)},)")
-        if labels.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-            raise UserError(f"{name}: labels of type {labels.dtype}, expected integers from 0 to {classes - 1}")
-        labels = labels.to(torch.int64)
+        labels = _integers(labels, name, "labels").to(torch.int64)
         wrong = (labels < 0) | (labels >= classes)
         if wrong.any():
             raise UserError(f"{name}: label {int(labels[wrong][0])}, expected 0 to {classes - 1} ({classes} classes)")
         self.pixels, self.labels, self.classes, self.name = pixels, labels, classes, name
-        self.index = torch.arange(len(pixels)) if index is None else index.to(torch.int64)
+        self.index = torch.arange(len(pixels)) if index is None else _integers(index, name, "index").to(torch.int64)
         if self.index.shape != labels.shape or len(self.index.unique()) != len(labels):
             raise UserError(f"{name}: index of shape {tuple(self.index.shape)}, expected {len(labels)} numbers, unique")
+        if int(self.index.min()) < 0 or int(self.index.max()) >= 2**31:
+            raise UserError(f"{name}: index from {int(self.index.min())}, expected positions from 0 to 2147483647")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,7 +84,14 @@ class Images:
         return self.take(~held), self.take(held)
 
 
-def _check_pixels(pixels: Tensor, name: str) -> None:
+def _integers(given: Tensor, name: str, what: str) -> Tensor:
+    if given.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise UserError(f"{name}: {what} of type {given.dtype}, expected integers from 0")
+    return given
+
+
+def check_pixels(pixels: Tensor, name: str) -> None:
+    """Errors: `UserError` for images of another shape, type or range than those of `Images`, and for none."""
     if pixels.dim() != 4 or 0 in pixels.shape:
         raise UserError(f"{name}: images of shape {tuple(pixels.shape)}, expected (n, channels, height, width), n > 0")
     if pixels.dtype == torch.uint8:

@@ -209,7 +209,9 @@ def read_baseline(path: str | Path) -> Baseline:
             check_size(file.metadata, Path(path))
             schema = _SCHEMAS[version]
             table = file.read().select(schema.names).cast(schema)
-        rows = [_read(row, str(path)) for row in table.to_pylist()]
+        held_rows = table.to_pylist()
+        check_seen([[row[name] for name in _TEXT] for row in held_rows], str(path))
+        rows = [_read(row) for row in held_rows]
         return Baseline(rows=tuple(rows), about=dict(json.loads(held.get(b"robustcl.about", b"{}"))))
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, UserError):
@@ -253,7 +255,7 @@ def _distinct(rows: Sequence[Row]) -> tuple[Row, ...]:
     return tuple(made.values())
 
 
-def _read(held: Mapping[str, Any], where: str) -> Row:
+def _read(held: Mapping[str, Any]) -> Row:
     arrays: dict[str, type[Any]] = {"image": np.int32, "label": np.int16, "right": np.bool_}
     given = {name: np.asarray(held[name], dtype=kind) for name, kind in arrays.items()}
     empty = [name for name in _TEXT if not isinstance(held[name], str)]
@@ -262,5 +264,7 @@ def _read(held: Mapping[str, Any], where: str) -> Row:
     if len({len(array) for array in given.values()}) != 1:
         raise ValueError("lists of unequal length")
     estimate = from_table(json.loads(held["estimate"])) if held.get("estimate") else None
-    check_seen({name: held[name] for name in _TEXT}, where)
-    return Row(**{**held, **given, "seeds": json.loads(held["seeds"]), "estimate": estimate})
+    seeds = dict(json.loads(held["seeds"]))
+    if not all(type(seed) is int for seed in seeds.values()):
+        raise ValueError("seeds that are no numbers")
+    return Row(**{**held, **given, "seeds": seeds, "estimate": estimate})

@@ -1,6 +1,7 @@
 """The only owner of where a row comes from: the stages behind it with configuration, commit, versions and cost."""
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +97,7 @@ def duration(seconds: float) -> str:
 def _command(suite: str) -> str:
     if suite == GIVEN_SUITE:
         return ""
-    return f"robustcl run {suite if suite in suites() else f'{suite}.toml'}"
+    return f"robustcl run {shlex.quote(suite if suite in suites() else f'{suite}.toml')}"
 
 
 def _step(stage: Mapping[str, Any]) -> Step:

@@ -104,7 +104,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"heading": heading, "quoted": _quoted, "plain": _plain, "told": _told}
+    environment.filters |= {"heading": heading, "quoted": _quoted, "plain": _plain, "code": _code, "told": _told}
     return environment
 
 
@@ -116,6 +116,13 @@ def _quoted(text: str) -> str:
 def _plain(text: object) -> str:
     """Text of which Markdown and HTML read nothing as markup, on one line."""
     return re.sub(r"([\\`*_\[\]<>&|#~$])", r"\\\1", " ".join(str(text).split()))
+
+
+def _code(text: object) -> str:
+    """Text as code, between more backticks than it has in a row."""
+    marks = "`" * (1 + max(map(len, re.findall("`+", str(text))), default=0))
+    apart = " " if len(marks) > 1 else ""
+    return f"{marks}{apart}{text}{apart}{marks}"
 
 
 def _told(number: Number | None) -> str:

@@ -38,7 +38,7 @@ def markdown(check: Check, baseline: Baseline) -> str:
     folded = ["<details><summary>Images that changed</summary>", "\n".join(flips), "</details>"] if flips else []
     notes = "\n".join(f"- {_plain(note)}" for note in _notes(check))
     head = f"### robustcl check: {WORDS[check.outcome]}"
-    parts = [head, _plain(sentence(check, baseline)), table(check), notes, *folded]
+    parts = [head, _plain(sentence(check, baseline)), table(check, _named), notes, *folded]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -65,14 +65,17 @@ def sentence(check: Check, baseline: Baseline) -> str:
     )
 
 
-def table(check: Check) -> str:
-    """One line per row, regressions first: percent before and now, the drop in points, how many images changed."""
+def table(check: Check, shown: Callable[[str], str] = str) -> str:
+    """One line per row, regressions first: percent before and now, the drop in points, how many images changed.
+
+    `shown` is what a name looks like.
+    """
     rows = sorted(check.rows, key=lambda row: _ORDER.index(row.outcome))
     heads, cells = _cells([row.before for row in rows])
     lines = [
         [
             verdict(row),
-            *cell,
+            *map(shown, cell),
             _percent(row.before.accuracy),
             _percent(row.now.accuracy),
             f"{_points(row.drop)} [{_points(row.low)}, {_points(row.high)}]",
@@ -172,7 +175,13 @@ def _round_up(n: float) -> int:
     return int(-(-n // unit) * unit)
 
 
+def _named(text: str) -> str:
+    """A name in a table, whose writer escapes the bar."""
+    return "|".join(_plain(part) for part in text.split("|"))
+
+
 def _plain(text: str) -> str:
     """Text that Markdown and HTML show as it is."""
     marks = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "*": "\\*", "_": "\\_", "`": "\\`", "\n": " "}
+    marks |= {"[": "\\[", "]": "\\]"}
     return "".join(marks.get(mark, mark) for mark in text)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from robustcl.reports.forms import MARKDOWN
 from robustcl.reports.frame import CORRUPTIONS
 from robustcl.reports.seeds import row_names
+from robustcl.reports.spreadsheet import csv
 from robustcl.reports.statistics import interval, wilson
 from robustcl.reports.table import MISSING, heading, percent
 from robustcl.reports.verdicts import cell_columns
@@ -47,11 +49,17 @@ def markdown(severities: pd.DataFrame) -> str:
         keys = zip(part["scheme"].astype(str), part["row"].astype(str), part["severity"], strict=True)
         cells = dict(zip(keys, map(percent, part["accuracy"], part["low"], part["high"]), strict=True))
         rows = [
-            [scheme, row, *(cells.get((scheme, row, level), MISSING) for level in levels)]
+            [
+                MARKDOWN.escape(scheme),
+                MARKDOWN.escape(row),
+                *(cells.get((scheme, row, level), MISSING) for level in levels),
+            ]
             for scheme, row in dict.fromkeys((scheme, row) for scheme, row, _ in cells)
         ]
         columns = ["scheme", "encoder", *(f"CS-{level}" for level in levels)]
-        parts.append(f"{data}: {heading(CORRUPTIONS)} at one severity alone\n\n{grid(columns, rows, names=2)}\n")
+        parts.append(
+            f"{MARKDOWN.escape(data)}: {heading(CORRUPTIONS)} at one severity alone\n\n{grid(columns, rows, names=2)}\n"
+        )
     return "\n".join(parts)
 
 
@@ -63,7 +71,7 @@ def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
     severities = by_severity(records)
     paths = [Path(folder) / name for name in ("corruptions.csv", "severities.csv", "severities.md")]
     for path, numbers in zip(paths, (corruptions, severities), strict=False):
-        numbers.to_csv(path, index=False, lineterminator="\n")
+        path.write_text(csv(numbers), encoding="utf-8", newline="\n")
     paths[2].write_text(markdown(severities), encoding="utf-8")
     return paths
 

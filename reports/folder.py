@@ -20,6 +20,7 @@ from robustcl.reports.verified import NOTE, note, verified
 
 Arrays = dict[str, NDArray[Any]]
 _NOTE = {"kind": str, "label": str, "part": dict, "parents": dict, "made": dict}
+_EMPTY = {key: kind() for key, kind in _NOTE.items()}
 _ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")
 
 
@@ -84,7 +85,7 @@ class RunFolder:
         path = self._path(key, NOTE)
         if path is None:
             return None
-        held = shaped(note(path.parent), _NOTE, path)
+        held = _EMPTY | shaped(note(path.parent), _NOTE, path)
         check_seen(held, str(path))
         shaped(held["parents"], dict.fromkeys(held["parents"], str), path)
         return held
@@ -136,10 +137,11 @@ class RunFolder:
         found = []
         for held in self.suite.get("probes", []):
             entry = shaped(held, {"stage": str, **dict.fromkeys(_ENTRY, str), "seeds": dict}, self.root / "suite.json")
-            path = self.file(entry["stage"], "arrays.npz") if entry["probe"] == name else None
+            path = self.file(entry.get("stage", ""), "arrays.npz") if entry.get("probe") == name else None
             if path is not None:
-                of = {key: entry[key] for key in _ENTRY}
-                found.append(Probed(**of, part=(self.stage(entry["stage"]) or {})["part"], arrays=arrays_of(path)))
+                of = {key: entry.get(key, "") for key in _ENTRY}
+                part = (self.stage(entry["stage"]) or _EMPTY)["part"]
+                found.append(Probed(**of, part=part, arrays=arrays_of(path)))
         return found
 
 

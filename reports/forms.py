@@ -60,7 +60,7 @@ class Form:
 
 def _markdown(text: object) -> str:
     """Text that Markdown reads as no markup; a bar is left to the writer of the table."""
-    return re.sub(r"([\\`*<$])", r"\\\1", str(text))
+    return re.sub(r"([\\`*<$]|\](?=[(\[:]))", r"\\\1", str(text))
 
 
 def _latex(text: object) -> str:

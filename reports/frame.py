@@ -102,10 +102,10 @@ def suite_of(folder: Path) -> dict[str, Any]:
 
 
 def shaped(held: Any, keys: Mapping[str, type], path: Path) -> dict[str, Any]:
-    """A table of a file that has these keys, of these types. Errors: `UserError` that names the first that is not."""
+    """A table of a file whose keys, where it has them, are of these types. Errors: `UserError` for one that is not."""
     for key, kind in keys.items():
-        if not isinstance(held, Mapping) or not isinstance(held.get(key), kind):
-            raise UserError(f"{path}: damaged or truncated, expected '{key}' in it")
+        if not isinstance(held, Mapping) or (key in held and not isinstance(held[key], kind)):
+            raise UserError(f"{path}: damaged, expected a table with another '{key}' in it")
     return dict(held)
 
 

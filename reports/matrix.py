@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from robustcl.reports.forms import MARKDOWN
 from robustcl.reports.seeds import pooled
+from robustcl.reports.spreadsheet import csv
 from robustcl.reports.table import MISSING, heading, in_order, percent
 from robustcl.reports.trust import Notes, against
 from robustcl.reports.writers import grid
@@ -30,7 +32,7 @@ def markdown(numbers: pd.DataFrame) -> str:
     judges = [str(name) for name in numbers["judge"].cat.categories if (numbers["judge"] == name).any()]
     notes = Notes()
     parts = [f"{heading(judge)}\n\n{_matrix(numbers, judge, notes)}\n" for judge in judges]
-    return "\n".join([*parts, *(f"- {note}" for note in notes.lines())])
+    return "\n".join([*parts, *(f"- {MARKDOWN.escape(note)}" for note in notes.lines())])
 
 
 def _matrix(numbers: pd.DataFrame, judge: str, notes: Notes) -> str:
@@ -46,11 +48,16 @@ def _matrix(numbers: pd.DataFrame, judge: str, notes: Notes) -> str:
     sources, targets = (list(dict.fromkeys(numbers[name])) for name in ("source", "target"))
     columns = [(scheme, target) for scheme in schemes for target in targets]
     rows = [
-        [row, source, *(cells.get((row, source, *column), MISSING) for column in columns)]
+        [
+            MARKDOWN.escape(row),
+            MARKDOWN.escape(source),
+            *(cells.get((row, source, *column), MISSING) for column in columns),
+        ]
         for row in in_order(numbers)
         for source in sources
     ]
-    return grid(["encoder", "pretrained on", *(f"{scheme} -> {target}" for scheme, target in columns)], rows, names=2)
+    heads = [MARKDOWN.escape(f"{scheme} -> {target}") for scheme, target in columns]
+    return grid(["encoder", "pretrained on", *heads], rows, names=2)
 
 
 def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
@@ -60,5 +67,6 @@ def save(records: pd.DataFrame, folder: str | Path) -> list[Path]:
         return []
     paths = [Path(folder) / "transfer.md", Path(folder) / "transfer.csv"]
     paths[0].write_text(markdown(numbers), encoding="utf-8")
-    numbers.drop(columns=["judges", "fingerprints", "findings"]).to_csv(paths[1], index=False, lineterminator="\n")
+    shown = numbers.drop(columns=["judges", "fingerprints", "findings"])
+    paths[1].write_text(csv(shown), encoding="utf-8", newline="\n")
     return paths

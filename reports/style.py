@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from robustcl.models.whole import writable
+from robustcl.reports.spreadsheet import csv
 
 WIDTH = 3.4  # inches: one column of a paper
 # Okabe and Ito, 2008, without the yellow that vanishes on white; colours are never the only difference.
@@ -127,5 +128,5 @@ def save(name: str, figure: Figure, data: pd.DataFrame, folder: Path) -> list[Pa
         figure.set_layout_engine(None)  # one layout for the three files; "none" would still draw each of them twice
         for path, (kind, metadata) in zip(paths, _METADATA.items(), strict=False):
             figure.savefig(path, format=kind, dpi=200, metadata=metadata)
-        data.to_csv(paths[-1], index=False, lineterminator="\n")
+        paths[-1].write_text(csv(data), encoding="utf-8", newline="\n")
     return paths

@@ -17,6 +17,7 @@ from robustcl.reports import paper
 from robustcl.reports.beside import CAPTION
 from robustcl.reports.forms import MARKDOWN, TERMINAL, Form
 from robustcl.reports.frame import frame, suite_of
+from robustcl.reports.spreadsheet import csv
 from robustcl.reports.table import Key, Table, heading, tables
 
 _WIDTH = 100
@@ -84,7 +85,7 @@ def save(made: Sequence[Table], folder: str | Path) -> list[Path]:
     texts = {
         "table.txt": "\n\n".join(terminal(table) for table in made) + "\n",
         "table.md": "\n".join(markdown(table) for table in made),
-        "table.csv": tidy(made).to_csv(index=False, lineterminator="\n"),
+        "table.csv": csv(tidy(made)),
         "table.tex": paper.latex(made),
         "table.html": paper.html(made),
     }

@@ -28,7 +28,7 @@ from robustcl.models.encoder import Encoder, Shape
 from robustcl.models.errors import UserError, nearest
 from robustcl.models.share import processes
 from robustcl.models.threat import Threat
-from robustcl.pretraining.images import Images
+from robustcl.pretraining.images import Images, check_pixels
 from robustcl.pretraining.loop import Run, fit
 from robustcl.pretraining.method import Method, Targets, build_net, read_method
 from robustcl.reports.evaluation import Evaluation
@@ -108,8 +108,7 @@ def evaluate(
     if budget is not None and (not isinstance(budget, int | float) or not budget > 0):
         raise UserError(f"evaluate: budget {budget!r}, expected seconds above 0")
     device = next((p.device for p in getattr(model, "parameters", list)()), torch.device("cpu"))
-    blank = torch.zeros(len(images), dtype=torch.int64)
-    Images(images.detach(), blank, classes=1, name="evaluate")  # the images are checked before the model sees them
+    check_pixels(images.detach(), "evaluate")  # before the model sees them
     classes = count_classes(model, images[:1].to(device))
     whole = Images(images.detach(), labels.detach(), classes=classes, index=index, name="evaluate").to(device)
     shards.check(workers, str(device), budget)
@@ -172,6 +171,7 @@ def pretrain(
         if role not in needs:
             says = f"the method needs {' and '.join(needs) or 'no encoder'}"
             raise UserError(f"pretrain: given '{role}', {says}{nearest(role, needs)}")
+    check_pixels(images, "pretrain")
     if chosen.supervision == "labels" and labels is None:
         raise UserError("pretrain: the method reads labels, expected labels=")
     if chosen.supervision == "pseudo" and not pseudo:
@@ -182,7 +182,8 @@ def pretrain(
                 f"pretrain: pseudo[{k}] of shape {tuple(part.shape)}, expected {len(images)} labels below {k}"
             )
     known = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    whole = Images(images, known, classes=int(known.max()) + 1, name="pretrain").to(device)
+    classes = int(known.max()) + 1 if known.numel() else 1
+    whole = Images(images, known, classes=classes, name="pretrain").to(device)
     table = {"name": encoder} if isinstance(encoder, str) else encoder
     architecture = table if isinstance(table, Architecture) else read_architecture(table, "encoder")
     made = Encoder(architecture, whole.shape, routes=chosen.routes, seed=seed)

@@ -34,7 +34,10 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Fail where anything would reach the network.")] = False,
 ) -> None:
-    """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again."""
+    """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again.
+
+    A [reference] of the suite that names a factory runs that code, with --dry-run too.
+    """
     from robustcl.bench.runner import prepare
 
     _run(prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline), workers, dry_run)

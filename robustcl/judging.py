@@ -226,7 +226,7 @@ def data_table(text: str, overrides: Sequence[str]) -> Table:
     if text.lstrip().startswith("{"):
         try:
             table: Table = tomllib.loads(f"data = {text}")["data"]
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise UserError(f"--data {text}: not a TOML table ({error})") from None
     else:
         name, colon, path = text.partition(":")

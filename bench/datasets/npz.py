@@ -39,6 +39,8 @@ class Npz(DataSet):
 
     def _split(self, arrays: Mapping[str, Any], split: str, classes: int) -> Images:
         index = arrays.get(f"{split}_index")
+        if index is not None and index.dtype.kind not in "iu":
+            raise UserError(f"{self.path}: {split}_index of type {index.dtype}, expected integers")
         return Images(
             _channels_first(arrays[f"{split}_images"], str(self.path)),
             torch.from_numpy(arrays[f"{split}_labels"].astype(np.int64)),

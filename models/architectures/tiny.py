@@ -9,7 +9,7 @@ from robustcl.models.architecture import WIDEST, Architecture, Body
 from robustcl.models.blocks import Basic, Residual, convolution, stages
 from robustcl.models.value import value
 
-Count = Annotated[int, Field(ge=1, le=100)]
+Count = Annotated[int, Field(gt=0, le=100)]
 
 
 @value

@@ -97,8 +97,14 @@ def _fuzzed(name: str, target: Target, runs: int, seed: int, place: Path, findin
         corpus=sum(1 for folder in known for _ in folder.iterdir()),
         coverage=int(covered[-1]) if covered else 0,
         findings=sorted(path for path in set(findings.iterdir()) - before if path.name.startswith(f"{name}-")),
-        said="\n".join(said.splitlines()[-40:]),
+        said=_told(said),
     )
+
+
+def _told(said: str) -> str:
+    """Of what libFuzzer says the end, and the error that Python did not catch."""
+    raised = said.partition("=== Uncaught Python exception: ===")[2].partition("INFO:")[0].splitlines()[-60:]
+    return "\n".join([*raised, *said.splitlines()[-12:]])
 
 
 def _process(name: str, flags: Sequence[str], place: Path) -> str:
@@ -106,7 +112,9 @@ def _process(name: str, flags: Sequence[str], place: Path) -> str:
     environment = os.environ | {"TMPDIR": str(place / "tmp"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "tests.fuzz.process", name, *flags]
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
     return done.stdout + done.stderr
 
 

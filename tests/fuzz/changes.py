@@ -136,7 +136,9 @@ def _column(column: Any, other: bool, draw: Random) -> Any:
     if other:
         kind = draw.choice(TYPES)
     for _ in range(draw.choice((1, 2, len(held)))) if held else ():
-        held[draw.randrange(len(held))] = draw.choice((None, 0, 1, -1, 300, "x", "clean", "\x1b[31m", 0.5, [1], [], True))
+        held[draw.randrange(len(held))] = draw.choice(
+            (None, 0, 1, -1, 300, "x", "clean", "\x1b[31m", 0.5, [1], [], True)
+        )
     made = []
     for one in held:
         try:

@@ -26,7 +26,9 @@ def main(name: str, flags: list[str]) -> None:
                 return changed
         return bytes(atheris.Mutate(data, most))
 
-    atheris.Setup([sys.argv[0], *flags], target.accept, custom_mutator=mutate)
+    # Where it merges, libFuzzer starts itself anew by its first word, and by way of a shell.
+    again = f"{sys.executable} -m tests.fuzz.process {name}"
+    atheris.Setup([again, *flags], target.accept, custom_mutator=mutate)
     atheris.Fuzz()
 
 

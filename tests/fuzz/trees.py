@@ -37,28 +37,27 @@ def _places(tree: Any, depth: int) -> Iterator[Place]:
 
 
 def _change(holder: Any, key: Any, draw: Random, places: list[Place]) -> None:
-    kind = draw.choice(("leaf", "leaf", "nudge", "lose", "rename", "move", "deep", "double"))
-    if kind == "leaf":
-        holder[key] = copy.deepcopy(draw.choice(LEAVES))
-    elif kind == "nudge":
-        holder[key] = _nudged(holder[key], draw)
-    elif kind == "lose" and isinstance(holder, dict):
-        del holder[key]
-    elif kind == "rename" and isinstance(holder, dict):
-        holder[str(draw.choice([*LEAVES, *(other for _, other in places)]))[:400]] = holder.pop(key)
-    elif kind == "move":
+    if draw.random() < 0.7:
         other, at = draw.choice(places)
-        if key in holder if isinstance(holder, dict) else key < len(holder):
-            holder[key] = copy.deepcopy(other[at]) if _there(other, at) else None
-    elif kind == "deep":
-        for _ in range(draw.choice((1, 3, 30, 300))):
-            holder[key] = draw.choice(([holder[key]], {"a": holder[key]}))
+        changes = {
+            "leaf": lambda: copy.deepcopy(draw.choice(LEAVES)),
+            "nudge": lambda: _nudged(holder[key], draw),
+            "move": lambda: copy.deepcopy(other[at]),
+            "deep": lambda: _deep(holder[key], draw),
+        }
+        holder[key] = changes[draw.choice(list(changes))]()
     elif isinstance(holder, list):
         holder.extend(copy.deepcopy(holder[key]) for _ in range(draw.choice((1, 2, 40))))
+    elif draw.random() < 0.5:
+        del holder[key]
+    else:
+        holder[str(draw.choice([*LEAVES, *(name for _, name in places)]))[:400]] = holder.pop(key)
 
 
-def _there(holder: Any, key: Any) -> bool:
-    return key in holder if isinstance(holder, dict) else key < len(holder)
+def _deep(part: Any, draw: Random) -> Any:
+    for _ in range(draw.choice((1, 3, 30, 300))):
+        part = draw.choice(([part], {"a": part}))
+    return part
 
 
 def _nudged(leaf: Any, draw: Random) -> Any:

@@ -42,7 +42,8 @@ def seeds() -> Mapping[str, bytes]:
         saved = path.read_bytes()
     return {
         "grey": b"\0" + npz(**held, test_index=labels[:2]),
-        "coloured": b"\0" + npz(**held | {"train_images": coloured, "train_labels": labels[:2], "test_images": coloured}),
+        "coloured": b"\0"
+        + npz(**held | {"train_images": coloured, "train_labels": labels[:2], "test_images": coloured}),
         "adversarial": b"\1" + saved,
         "thumbnails": b"\2" + npz(image=labels, label=labels, pixels=grey[:, None]),
     }

@@ -34,7 +34,10 @@ def seeds() -> Mapping[str, bytes]:
     made = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x"
-        for name, rows in {"verdicts": (row, replace(row, judge="clean")), "estimate": (replace(row, estimate=estimate),)}.items():
+        for name, rows in {
+            "verdicts": (row, replace(row, judge="clean")),
+            "estimate": (replace(row, estimate=estimate),),
+        }.items():
             write_baseline(path, Baseline(rows=rows, about={"suite": "x"}))
             made[name] = path.read_bytes()
     return made

@@ -2,11 +2,13 @@
 
 import io
 from collections.abc import Mapping
+from functools import cache
 from random import Random
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from robustcl.bench import corruptions
 from robustcl.bench.datasets.tiny_imagenet import TinyImagenet
@@ -17,6 +19,7 @@ from tests.fuzz.desk import folder, laid
 from tests.fuzz.target import Target
 
 N = 12
+PICTURES = ("train/n1/images/n1_0.JPEG", "train/n2/images/n2_0.JPEG", "val/images/a.JPEG")
 LISTS = ("wnids.txt", "val/val_annotations.txt")
 
 
@@ -31,9 +34,16 @@ def read(data: bytes) -> None:
     else:
         lists = dict(zip(LISTS, (b"n1\nn2\n", b"a.JPEG\tn1\t0\n"), strict=True))
         lists[LISTS[kind[0] % 2]] = content
-        for name, text in lists.items():
+        for name, text in {**lists, **dict.fromkeys(PICTURES, _picture())}.items():
             laid(text, f"tiny-imagenet-200/{name}")
-        TinyImagenet(path=folder()).read()
+        TinyImagenet(path=folder(), size=4).read()
+
+
+@cache
+def _picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 def seeds() -> Mapping[str, bytes]:
@@ -43,7 +53,7 @@ def seeds() -> Mapping[str, bytes]:
         "pseudo": b"\0" + npz(k_2=few % 2, k_4=few % 4 - 1),
         "corruptions": b"\1" + npy(np.tile(np.arange(4), 5)),
         "wnids": b"\2n1\nn2\n",
-        "annotations": b"\3a.JPEG\tn1\t0\t0\t9\t9\n../b.JPEG\tn2\n",
+        "annotations": b"\3a.JPEG\tn1\t0\t0\t9\t9\na.JPEG\tn2\n",
     }
 
 

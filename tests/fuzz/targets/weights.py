@@ -1,11 +1,10 @@
 """The only owner of the fuzz of other people's weights: torch's two formats and safetensors, up to an encoder."""
 
+import contextlib
 import io
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,14 +14,18 @@ from torch import Tensor
 
 from robustcl.models.architectures.resnet import ResNet
 from robustcl.models.convert import import_encoder
+from robustcl.models.errors import UserError
 from tests.fuzz.changes import safetensors_changed
 from tests.fuzz.desk import laid
 from tests.fuzz.target import Target
 
 
 def read(data: bytes) -> None:
-    """An encoder from a file of weights."""
-    import_encoder(laid(data, "weights.pt"), route="all")
+    """An encoder from a file of weights, of the layout that it has and of one that is asked for."""
+    path = laid(data, "weights.pt")
+    with contextlib.suppress(UserError):
+        import_encoder(path, route="all")
+    import_encoder(path, route="all", layout="torchvision")
 
 
 def names(width: int = 1) -> dict[str, Tensor]:
@@ -52,9 +55,6 @@ def seeds() -> Mapping[str, bytes]:
         buffer = io.BytesIO()
         torch.save(of, buffer, _use_new_zipfile_serialization=new)
         made[name] = buffer.getvalue()
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "x.pt"
-        torch.save(few, script)
     return made | {"safetensors": save(whole), "pickle": pickle.dumps({"a": [1, 2]}, protocol=2)}
 
 
