@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
 from robustcl.bench import records
@@ -143,8 +142,7 @@ def _joined(case: Case, done: Sequence[Stage], store: Store) -> Stage:
 
 def records_of(stage: Stage, store: Store) -> pd.DataFrame:
     """The records of a finished stage."""
-    found: pd.DataFrame = pq.read_table(store.file(stage, "records.parquet")).to_pandas()
-    return found.astype({"judge": str, "attack": str})
+    return records.read(store.file(stage, "records.parquet")).astype({"judge": str, "attack": str})
 
 
 def _begun(path: Path) -> dict[str, Any]:

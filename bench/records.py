@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from robustcl.models.errors import NumberError
+from robustcl.models.errors import NumberError, UserError
 
 VERSION = 1
 ABOUT = b"robustcl.about"
@@ -47,3 +47,13 @@ def write(path: Path | io.BytesIO, records: pd.DataFrame, about: Mapping[str, An
     table = pa.Table.from_pandas(records[SCHEMA.names], schema=SCHEMA, preserve_index=False)
     told = {ABOUT: json.dumps(about, sort_keys=True).encode()} if about is not None else {}
     pq.write_table(table.replace_schema_metadata({**SCHEMA.metadata, **told}), path)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """The records in a file of a finished stage. Errors: `UserError` where another version of robustcl wrote it."""
+    table = pq.read_table(path)
+    found = (table.schema.metadata or {}).get(b"robustcl.records", b"none").decode()
+    if found != str(VERSION):
+        raise UserError(f"{path}: records of schema version {found} are unknown, expected {VERSION}")
+    records: pd.DataFrame = table.to_pandas()
+    return records

@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from robustcl.bench import finetuning, records
 from robustcl.bench.about import about, history
 from robustcl.bench.attacks import Attack, from_identity
@@ -140,7 +138,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
         seed=part["seed"],
         keep=folder / "progress" / "batches",
         label=part.get("weights", ""),
-        known=pq.read_table(smaller).to_pandas() if smaller else None,
+        known=records.read(smaller) if smaller else None,
         workers=place.workers,
         report=report,
     )

@@ -20,6 +20,7 @@ from robustcl.models.value import digest
 from robustcl.models.whole import intact, sealed, settle, sha256, writable, writing
 
 SCHEMA = 1
+_OURS = (".locks", ".suite.json.part")  # what a kill may leave of a claim, before there is a suite.json
 _PLACE = ("encoder", "scheme", "data", "norm", "eps")  # where a cell stands in a table
 
 
@@ -70,8 +71,10 @@ class Store:
             found: dict[str, Any] = dict(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
             raise UserError(f"{path}: missing or truncated; remove the folder to make it anew") from None
-        if found.get("schema") != SCHEMA or found.get("key") != stage.key:
-            raise UserError(f"{path}: schema {found.get('schema')}, key {found.get('key')}, expected {stage.key}")
+        if found.get("schema") != SCHEMA:
+            raise UserError(f"{path}: schema {found.get('schema')}, expected {SCHEMA}; by another robustcl version")
+        if found.get("key") != stage.key:
+            raise UserError(f"{path}: key {found.get('key')}, expected {stage.key}")
         if not intact(found):
             raise UserError(f"{path}: not as it was written (changed); remove the folder to make it anew")
         return found
@@ -88,16 +91,16 @@ class Store:
                 return mine
             hidden = self.root / stage.kind / f".{stage.key}"
             hidden.mkdir(parents=True, exist_ok=True)
-            made = work(hidden)
+            for left in [path for path in hidden.rglob(".*") if path.is_file()]:
+                left.unlink()  # half written when a process was killed
+            if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
+                made = work(hidden)
+                for path in hidden.iterdir():  # what is seen is whole, also after the machine lost its power
+                    settle(path)
+                write_json(hidden / "stage.json", _noted(stage, hidden, made))
             if (hidden / "progress").exists():
                 shutil.rmtree(hidden / "progress")
-            files = {path.name: sha256(path) for path in sorted(hidden.iterdir()) if path.name != "stage.json"}
-            parents = {role: parent.key for role, parent in stage.parents.items()}
-            what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
-            note = {"schema": SCHEMA, **what, "files": files, "made": made}
-            write_json(hidden / "stage.json", note)
-            for path in (*hidden.iterdir(), hidden):  # what is seen is whole, also after the machine lost its power
-                settle(path)
+            settle(hidden)
             hidden.rename(self.folder(stage))
             settle(hidden.parent)
             return True
@@ -121,12 +124,11 @@ class Store:
         self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any] = ()
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
-        self.suite(name)  # which refuses
+        self.suite(name)  # which refuses, before the claim is laid down in a folder of somebody else's
         firm(self.root)
-        with writable(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
-            write_json(self.root / "suite.json", what)
+        with writable(self.root), locks.claimed(self._lock("suite")):
+            self.suite(name)
+            self._enter(name, resolved, cells, probes)
 
     def suite(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """Cells and probes of `suite.json`, none in a new folder. Errors: `UserError` where it is another suite's."""
@@ -139,7 +141,7 @@ class Store:
                 )
             return {key: list(held[key]) for key in ("cells", "probes")}
         with writable(self.root):
-            if self.root.exists() and any(child.name != ".locks" for child in self.root.iterdir()):
+            if self.root.exists() and any(child.name not in _OURS for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
         return {"cells": [], "probes": []}
 
@@ -152,7 +154,14 @@ class Store:
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}
-            self.claim_suite(name, {}, list(found.values()), list(looked.values()))
+            self._enter(name, {}, list(found.values()), list(looked.values()))
+
+    def _enter(
+        self, name: str, resolved: Mapping[str, Any], cells: Sequence[dict[str, Any]], probes: Sequence[Any]
+    ) -> None:
+        """Write `suite.json`, for who has its claim: two that write at once would tear it."""
+        what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": list(cells), "probes": list(probes)}
+        write_json(self.root / "suite.json", what)
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
@@ -161,13 +170,23 @@ def write_json(path: Path, held: Mapping[str, Any]) -> None:
         part.write_text(json.dumps(sealed(held), indent=1, ensure_ascii=False) + "\n")
 
 
+def _noted(stage: Stage, folder: Path, made: Mapping[str, Any]) -> dict[str, Any]:
+    """What `stage.json` says."""
+    held = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    parents = {role: parent.key for role, parent in stage.parents.items()}
+    what = {"kind": stage.kind, "key": stage.key, "label": stage.label, "part": stage.part, "parents": parents}
+    return {"schema": SCHEMA, **what, "files": {path.name: sha256(path) for path in held}, "made": made}
+
+
 def _suite(path: Path) -> dict[str, Any]:
     try:
         held = json.loads(path.read_text())
         if not intact(held):
             raise ValueError
-        return {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
+        found = {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path}: truncated, changed or not a suite's; remove it or choose another --runs folder"
-        ) from None
+        wrong = "truncated, changed or not a suite's"
+        raise UserError(f"{path}: {wrong}; remove it or choose another --runs folder") from None
+    if held.get("schema") != SCHEMA:
+        raise UserError(f"{path}: schema {held.get('schema')}, expected {SCHEMA}; by another robustcl version")
+    return found

@@ -202,10 +202,9 @@ def read_baseline(path: str | Path) -> Baseline:
             version = held.get(b"robustcl.baseline", b"none")
             if version not in _SCHEMAS:
                 found = version.decode(errors="replace")
+                versions = " or ".join(known.decode() for known in _SCHEMAS)
                 what = "not a baseline" if version == b"none" else f"a baseline of unknown version {found}"
-                raise UserError(
-                    f"{path}: {what}, expected one of version {VERSION.decode()}, as 'robustcl bless' writes"
-                )
+                raise UserError(f"{path}: {what}, expected one of version {versions}, as 'robustcl bless' writes")
             check_size(file.metadata, Path(path))
             schema = _SCHEMAS[version]
             table = file.read().select(schema.names).cast(schema)

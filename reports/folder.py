@@ -18,6 +18,7 @@ from robustcl.reports.table import Table, tables
 from robustcl.reports.verdicts import verdicts
 from robustcl.reports.verified import NOTE, note, verified
 
+STAGE_SCHEMA = 1
 Arrays = dict[str, NDArray[Any]]
 _NOTE = {"kind": str, "label": str, "part": dict, "parents": dict, "made": dict}
 _EMPTY = {key: kind() for key, kind in _NOTE.items()}
@@ -86,6 +87,8 @@ class RunFolder:
         if path is None:
             return None
         held = _EMPTY | shaped(note(path.parent), _NOTE, path)
+        if held.get("schema", STAGE_SCHEMA) != STAGE_SCHEMA:
+            raise UserError(f"{path}: schema version {held['schema']!r} is unknown, expected {STAGE_SCHEMA}")
         check_seen(held, str(path))
         shaped(held["parents"], dict.fromkeys(held["parents"], str), path)
         return held

@@ -2,11 +2,14 @@
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from robustcl.models.whole import writable
+
+_PREFIX, _DAY = ".writing-", 86_400
 
 
 @contextmanager
@@ -35,7 +38,11 @@ def placed(folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _hidden(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder inside `folder` that nobody sees, and that goes when it is closed."""
+    """A folder inside `folder` that nobody sees, and that goes when it is closed, or a day after its process died."""
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryDirectory(dir=folder, prefix=".writing-", ignore_cleanup_errors=True)
+        for left in folder.glob(f"{_PREFIX}*"):
+            with suppress(OSError):  # another process was quicker
+                if time.time() - left.stat().st_mtime > _DAY:
+                    shutil.rmtree(left)
+        return tempfile.TemporaryDirectory(dir=folder, prefix=_PREFIX, ignore_cleanup_errors=True)

@@ -1,13 +1,17 @@
 """The only owner of the report of a run folder: its tables, figures and page, written in one step."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from robustcl.bench import locks
 from robustcl.models.errors import UserError
+from robustcl.models.whole import writable
 from robustcl.reports import corruptions, drawing, matrix, page, writers
 from robustcl.reports.folder import RunFolder
+from robustcl.reports.frame import suite_of
 from robustcl.reports.placing import placed
 
 NOTHING = "no cell of the table is finished yet"
@@ -37,10 +41,24 @@ def report(runs: str | Path, folder: str | Path | None = None, site: str | Path 
     `-`. Errors: `UserError` as `frame`, where a folder cannot be written, and where a file that would be replaced in a
     folder of the caller's is of no report.
     """
-    run = RunFolder(Path(runs))
-    records = run.records
-    places = [Path(folder) if folder is not None else run.root / "report"]
+    places = [Path(folder) if folder is not None else Path(runs) / "report"]
     places += [Path(site)] if site is not None and Path(site).resolve() != places[0].resolve() else []
+    with _claimed(Path(runs)) if folder is None else nullcontext():
+        return _report(RunFolder(Path(runs)), places)
+
+
+@contextmanager
+def _claimed(root: Path) -> Iterator[None]:
+    """One report of a run folder at a time: what is written last has seen what all the others have."""
+    suite_of(root)  # which refuses what is no run folder, before anything is written there
+    with ExitStack() as stack:
+        with writable(root):
+            stack.enter_context(locks.claimed(root / ".locks" / "report"))
+        yield
+
+
+def _report(run: RunFolder, places: Sequence[Path]) -> Report:
+    records = run.records
     with placed(places) as hidden:
         made = writers.save(run.tables, hidden)
         made += [path for part in (matrix, corruptions) for path in part.save(records, hidden)]
