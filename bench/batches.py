@@ -2,7 +2,8 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robustcl.bench import locks
 from robustcl.bench.judge import Judge
 from robustcl.models.errors import UserError
 from robustcl.models.whole import read_sealed, write_sealed, writing
@@ -21,18 +23,20 @@ Note = Mapping[str, str]
 class Batches:
     """A folder with one small file per finished batch and the note of what they depend on; None keeps nothing.
 
-    Errors: `UserError` that names every part of the note that differs from the one in the folder.
+    Without `make` the folder has to be there. Errors: `UserError` that names every part of the note that differs from
+    the one in the folder.
     """
 
-    def __init__(self, folder: Path | None, note: Note) -> None:
+    def __init__(self, folder: Path | None, note: Note, *, make: bool = True) -> None:
         self.folder = folder
         if folder is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "protocol.json"
         if path.exists():
             _check(folder, path, note)
         else:
+            if make:
+                folder.mkdir(parents=True, exist_ok=True)
             with writing(path) as part:
                 part.write_text(json.dumps(note, indent=1))
 
@@ -43,7 +47,23 @@ class Batches:
         arrays: dict[str, Any] = {name: held[rows].cpu().numpy() for name, held in judge.held.items()}
         buffer = io.BytesIO()
         np.savez(buffer, rows=rows.cpu().numpy(), images=_images(judge, rows), **arrays)
-        write_sealed(self.folder / f"{order:03d}-{int(rows[0]):08d}.npz", buffer.getvalue())
+        write_sealed(self.folder / self._name(order, rows), buffer.getvalue())
+
+    @contextmanager
+    def claim(self, judge: Judge, order: int, rows: Tensor) -> Iterator[bool]:
+        """Hold a batch; whether it is to be attacked here: no other process holds it, or has been through with it.
+
+        Errors: `RuntimeError` for an attack that takes the batch and does not finish it.
+        """
+        assert self.folder is not None
+        path = self.folder / self._name(order, rows)
+        with locks.claimed(path.with_suffix(".lock"), wait=False) as ours:
+            if ours and path.exists():
+                self.restore(judge, order)
+            ours = ours and not bool(judge.done[rows].all())
+            yield ours
+            if ours and not judge.done[rows].all():
+                raise RuntimeError(f"{path}: the attack left images of this batch unfinished")
 
     def restore(self, judge: Judge, order: int) -> None:
         """Give `judge` back every finished batch of the attack number `order`.
@@ -67,6 +87,10 @@ class Batches:
             for name, held in judge.held.items():
                 held[rows] = arrays[name]
             judge.done[rows] = True
+
+    @staticmethod
+    def _name(order: int, rows: Tensor) -> str:
+        return f"{order:03d}-{int(rows[0]):08d}.npz"
 
 
 def _images(judge: Judge, rows: Tensor) -> Any:

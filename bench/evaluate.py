@@ -37,7 +37,8 @@ class Trial:
     adversarial images (see `adversarial.save`). `known` are records of the same judges on the same model and images
     within a smaller ball of the same norm: what was broken there is taken over, with no pass spent. `watch` is shown
     every judge and attack when it is through. With several `workers` the batches of an attack are dealt out (see
-    `shards`): forks of this process on a CPU, on CUDA one thread per device.
+    `shards`): forks of this process on a CPU, on CUDA one thread per device. `shared` says that other processes may
+    judge the same into the same `keep`, which has to be there: batches are claimed.
     """
 
     threat: Threat
@@ -49,6 +50,7 @@ class Trial:
     save: Path | None = None
     known: pd.DataFrame | None = None
     workers: int = 1
+    shared: bool = False
     report: Callable[[int, int], None] = lambda done, total: None
     watch: Callable[[str, Attack, Judge], None] = lambda name, attack, judge: None
 
@@ -71,7 +73,7 @@ def judge(model: Model, images: Images, trial: Trial) -> pd.DataFrame:
     with torch.no_grad(), rounding("float32"), frozen(model), global_draws(device, trial.seed, "clean"):
         logits = _answers(counted, images, trial.batch)
         answer, margin = logits.argmax(1), margins(logits, images.labels)
-        work = _Work(counted, images, trial, Batches(trial.keep, note))
+        work = _Work(counted, images, trial, Batches(trial.keep, note, make=not trial.shared))
         clean = {"answer": answer, "margin": margin, "distance": torch.zeros_like(margin)}
         clean |= {"step": torch.full_like(answer, -1), "passes": torch.ones_like(answer)}
         parts = [_rows(images, torch.arange(len(images)), "clean", "clean", 0, clean)]
@@ -171,7 +173,10 @@ class _Work:
 
         court.finished = finished
         if len(rows):
-            shards.run(attack, court, self.trial.workers, self.kept, order, told)
+            if self.trial.shared:
+                shards.with_others(attack, court, self.kept, order)
+            else:
+                shards.run(attack, court, self.trial.workers, self.kept, order, told)
             if not court.done.all():
                 raise RuntimeError(f"attack {attack.name}: left {int((~court.done).sum())} images unfinished")
         self.done += len(self.images)

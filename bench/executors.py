@@ -9,20 +9,21 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 from robustcl.bench import forks
-from robustcl.bench.place import Place
+from robustcl.bench.agenda import Agenda
+from robustcl.bench.errands import directions, environment, settled, to_json
+from robustcl.bench.locks import Holder
+from robustcl.bench.place import Place, Report
 from robustcl.bench.stages import execute
 from robustcl.bench.store import Stage
-from robustcl.bench.suite import described
-from robustcl.models.errors import LostError, NumberError, UserError
+from robustcl.models.errors import LostError
 
 
 class Watch(Protocol):
@@ -35,39 +36,79 @@ class Watch(Protocol):
         """So much of the stage is done."""
 
     def finished(self, stage: Stage) -> None:
-        """The stage lies in the store."""
+        """The stage lies in the store; one that has not been started here was made by another process."""
+
+    def waiting(self, stage: Stage, holder: Holder) -> None:
+        """There is nothing to do before another process is through with the stage, or gone."""
 
 
 def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mapping[str, int], watch: Watch) -> None:
     """Make every stage that the store lacks, parents first; `stages` are in such an order.
 
-    Of the stages that are ready, the one on the costliest path goes first. Where fewer are ready than there are
-    workers, evaluations take several processes each. Errors of a stage are raised here, after the other workers were
-    stopped; what is finished stays.
+    Other processes may do the same on the same store: what one of them works at is left to it, unless it dies.
+    Where fewer stages are ready than there are workers, evaluations take several processes each. Errors of a stage are
+    raised here, after the other workers were stopped; what is finished stays.
     """
-    todo = {stage.key: stage for stage in stages if not place.store.has(stage)}
-    if workers == 1:
-        for stage in todo.values():
-            watch.started(stage)
-            execute(stage, place, lambda done, total, stage=stage: watch.moved(stage, done, total))  # type: ignore[misc]
-            watch.finished(stage)
+    agenda = Agenda(stages, place.store, cost)
+    if workers > 1:
+        # The workers are stopped before the threads are joined, or an error and Ctrl-C would wait for what runs.
+        with ThreadPoolExecutor(workers) as threads, _workers(min(workers, len(agenda)), place) as idle:
+
+            def make(stage: Stage, taken: int) -> Future[bool]:
+                return threads.submit(_delegate, idle, stage, taken, watch)
+
+            side_by_side(agenda, lambda: workers, make, place.device == "cpu" and forks.possible(), watch)
         return
-    urgent = _urgency(list(todo.values()), cost)
-    running: dict[Future[None], tuple[Stage, int]] = {}
-    # The workers are stopped before the threads are joined, or an error and Ctrl-C would wait for every running stage.
-    with ThreadPoolExecutor(workers) as threads, _workers(min(workers, len(todo)), place) as idle:
-        while todo or running:
-            blocked = todo.keys() | {stage.key for stage, _ in running.values()}
-            ready = [s for s in todo.values() if not blocked & {parent.key for parent in s.parents.values()}]
-            free = workers - sum(taken for _, taken in running.values())
-            chosen = sorted(ready, key=lambda stage: -urgent[stage.key])[:free]
-            for stage, taken in zip(chosen, shares(chosen, free, place.device), strict=True):
-                del todo[stage.key]
-                watch.started(stage)
-                running[threads.submit(_delegate, idle, stage, taken, watch)] = (stage, taken)
-            for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
-                future.result()
-                watch.finished(running.pop(future)[0])
+    while agenda:
+        chosen = agenda.next(1, watch.finished)
+        for stage in chosen:
+            if execute(stage, place, told(stage, watch), wait=False):
+                watch.finished(stage)
+                agenda.done(stage)
+            else:
+                agenda.back(stage)
+        if agenda and not chosen:
+            agenda.rest(watch.waiting)
+
+
+def side_by_side(
+    agenda: Agenda, places: Callable[[], int], make: Callable[[Stage, int], Future[bool]], splits: bool, watch: Watch
+) -> None:
+    """Have every stage of the agenda made, as many at once as there are `places` for processes.
+
+    `make` is given a stage and how many places it takes: one, or where evaluations can be split those that are to
+    spare. It comes to False where another process works at the stage.
+    """
+    running: dict[Future[bool], tuple[Stage, int]] = {}
+    while agenda:
+        free = places() - sum(taken for _, taken in running.values())
+        chosen = agenda.next(free, watch.finished)
+        for stage, taken in zip(chosen, shares(chosen, free if splits else 0), strict=True):
+            running[make(stage, taken)] = (stage, taken)
+        for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
+            stage, _ = running.pop(future)
+            if future.result():
+                watch.finished(stage)
+                agenda.done(stage)
+            else:
+                agenda.back(stage)
+        if agenda and not running:
+            agenda.rest(watch.waiting)
+
+
+def told(stage: Stage, watch: Watch) -> Report:
+    """What is reported of a stage goes to the watch; the first word says that it has begun."""
+    begun = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal begun
+        if begun:
+            watch.moved(stage, done, total)
+        else:
+            begun = True
+            watch.started(stage)
+
+    return report
 
 
 def default_workers(device: str) -> int:
@@ -77,63 +118,30 @@ def default_workers(device: str) -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def shares(chosen: Sequence[Stage], free: int, device: str) -> list[int]:
-    """How many processes each of the chosen stages takes: one, and evaluations on a CPU those that are to spare."""
+def shares(chosen: Sequence[Stage], places: int) -> list[int]:
+    """How many places each of the chosen stages takes: one, and evaluations those that are to spare."""
     taken = [1] * len(chosen)
     split = [number for number, stage in enumerate(chosen) if stage.kind == "evaluate"]
-    if split and device == "cpu" and forks.possible():
-        for number in range(free - len(chosen)):
-            taken[split[number % len(split)]] += 1
+    for number in range(places - len(chosen) if split else 0):
+        taken[split[number % len(split)]] += 1
     return taken
-
-
-def to_json(stage: Stage) -> dict[str, Any]:
-    """A stage with its parents as what JSON can hold."""
-    parents = {role: to_json(parent) for role, parent in stage.parents.items()}
-    return {"kind": stage.kind, "part": stage.part, "parents": parents, "label": stage.label}
-
-
-def from_json(held: Mapping[str, Any]) -> Stage:
-    """The inverse of `to_json`."""
-    parents = {role: from_json(parent) for role, parent in held["parents"].items()}
-    return Stage(kind=held["kind"], part=held["part"], parents=parents, label=held["label"])
-
-
-def _urgency(stages: Sequence[Stage], cost: Mapping[str, int]) -> dict[str, int]:
-    """The cost of the costliest path from each stage to an end."""
-    urgent = {stage.key: cost.get(stage.key, 0) for stage in stages}
-    for stage in reversed(stages):
-        for parent in stage.parents.values():
-            if parent.key in urgent:
-                urgent[parent.key] = max(urgent[parent.key], cost.get(parent.key, 0) + urgent[stage.key])
-    return urgent
 
 
 @contextmanager
 def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess.Popen[str]]"]:
     """Worker processes that wait for stages; they are stopped when the block ends, however it ends."""
     idle: queue.SimpleQueue[subprocess.Popen[str]] = queue.SimpleQueue()
-    # One torch thread each: two on a busy two-core machine can be 30 times slower. A session of their own keeps Ctrl-C
-    # with us, and -P keeps a user's folder, with its own queue.py or utils.py, from shadowing what a worker imports.
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    root = Path(__file__).resolve().parent.parent
-    if (root / "robustcl").is_dir():  # a checkout, which need not be installed
-        env["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    where = {
-        "root": str(place.store.root.resolve()),
-        "offline": place.offline,
-        "data": [described(data) for data in place.library.datasets],
-        "given": place.given,
-        "files": {key: str(path) for key, path in place.files.items()},
-    }
+    where = directions(place)
     devices = max(torch.cuda.device_count(), 1)
+    # A session of their own keeps Ctrl-C with us, and -P keeps a user's folder, with its own queue.py or utils.py, from
+    # shadowing what a worker imports.
     started = [
         subprocess.Popen(
             [sys.executable, "-P", "-m", "robustcl.bench.worker", json.dumps({**where, "device": device})],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env,
+            env=environment(),
             start_new_session=True,
         )
         for device in (f"cuda:{i % devices}" if place.device == "cuda" else place.device for i in range(count))
@@ -151,24 +159,25 @@ def _workers(count: int, place: Place) -> Iterator["queue.SimpleQueue[subprocess
                     pipe.close()  # type: ignore[union-attr]
 
 
-def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, taken: int, watch: Watch) -> None:
-    """Have a worker make the stage, in so many processes; raise here what was raised there."""
+def _delegate(idle: "queue.SimpleQueue[subprocess.Popen[str]]", stage: Stage, taken: int, watch: Watch) -> bool:
+    """Have a worker make the stage, in so many processes; False where another process works at it.
+
+    What was raised there is raised here.
+    """
     worker = idle.get()
     assert worker.stdin is not None
     assert worker.stdout is not None
     with suppress(BrokenPipeError):  # it died before it was asked: said below
         worker.stdin.write(json.dumps({"stage": to_json(stage), "workers": taken}) + "\n")
         worker.stdin.flush()
+    report = told(stage, watch)
     for line in worker.stdout:
         said = json.loads(line)
         if "done" in said:
-            watch.moved(stage, said["done"], said["total"])
-        elif "error" in said:
-            kind = {"UserError": UserError, "NumberError": NumberError}.get(said["error"], RuntimeError)
-            raise kind(said["message"])
+            report(said["done"], said["total"])
         else:
             idle.put(worker)
-            return
+            return settled(said)
     raise LostError(
         f"{stage.label}: the worker process died (exit code {worker.wait()}), out of memory?; "
         "what is finished stays, the same command goes on from there"

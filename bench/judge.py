@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -52,7 +52,8 @@ class Judge:
     `x` (n, ...) in [0, 1], `y` (n,), `images` (n,) positions in the official split. For every image it holds the worst
     answer seen: the one with the smallest margin. `outside` (n,) says how far the proposals left the ball before they
     were projected, in the norm of the threat; `point` (n, ...) holds the worst point where `keep_points` asks for it.
-    With a `shard` (i, count) it gives out each count-th batch alone, from the i-th on.
+    With a `shard` (i, count) it gives out each count-th batch alone, from the i-th on; where batches have to be claimed,
+    `claim` holds one for as long as it is attacked, and says whether it is to be.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Judge:
         self.shard = (0, 1)
         self.at_once: int | None = None  # images of a batch, where the memory ended on more: see `memory.run`
         self.began = model.passes  # at the start of the batch that is under way
+        self.claim: Callable[[Tensor], AbstractContextManager[bool]] = lambda rows: nullcontext(enter_result=True)
 
     @property
     def held(self) -> dict[str, Tensor]:
@@ -102,11 +104,14 @@ class Judge:
         """
         first, count = self.shard
         for batch in torch.arange(len(self.y), device=self.y.device).split(size or self.batch)[first::count]:
-            for rows in batch.split(self.at_once or len(batch)):
-                if not self.done[rows].all():
-                    self._begin(rows)
-                    seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
-                    yield rows
+            if self.done[batch].all():
+                continue
+            with self.claim(batch) as ours:
+                for rows in batch.split(self.at_once or len(batch)) if ours else ():
+                    if not self.done[rows].all():
+                        self._begin(rows)
+                        seed_globally(self.y.device, self.seed, "batch", self.images[int(rows[0])])
+                        yield rows
 
     def _begin(self, rows: Tensor) -> None:
         """Forget what an attempt that came to no end has left of these rows."""

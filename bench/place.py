@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from robustcl.bench.files import unchanged
@@ -24,7 +25,8 @@ Report = Callable[[int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where stages run: never part of a key. `files` are the user's own, by the SHA-256 of their content;
-    `given` is where classifiers from outside come from, by their weights; an evaluation may take `workers` processes.
+    `given` is where classifiers from outside come from, by their weights; an evaluation may take `workers` processes,
+    and where it is `shared` any that assist (`stages.assist`).
     """
 
     store: Store
@@ -33,6 +35,7 @@ class Place:
     given: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     device: str = "cpu"
     workers: int = 1
+    shared: bool = False
     offline: bool = False
 
     def images(self, stage: Stage) -> Images:
@@ -68,3 +71,13 @@ def outside(stage: Stage, files: Mapping[str, Path], shape: Shape) -> nn.Module:
     network = stage.part["torchvision"]
     weights = unchanged(network["weights"], files, stage.label)
     return features_of(network["name"], weights, network["size"], channels=shape[0])
+
+
+def find_device(name: str) -> str:
+    """The device of this name. Errors: `UserError` where this machine has none."""
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not available ({reason}), expected cpu, cuda, cuda:1 or mps") from None
+    return name

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from robustcl.bench.cluster import Ray, run_on_ray
 from robustcl.bench.executors import Watch, default_workers, run_stages
 from robustcl.bench.library import Library
 from robustcl.bench.offline import go_offline
-from robustcl.bench.place import Place
+from robustcl.bench.place import Place, find_device
 from robustcl.bench.plan import Plan, plan
 from robustcl.bench.spec import read_suite
 from robustcl.bench.store import Store
@@ -47,11 +46,13 @@ def prepare(
     overrides: Sequence[str] = (),
     offline: bool = False,
     table: Table | None = None,
+    elsewhere: bool = False,
 ) -> Job:
     """Read and plan a suite; nothing is written. `runs` defaults to `runs/<suite>`.
 
     Where torchrun started this process, it enters the group of all of them, which then runs the suite together.
-    With a `table` these are the tables of the suite, which then is only named `suite`.
+    With a `table` these are the tables of the suite, which then is only named `suite`. `elsewhere` says that stages run
+    on other machines than this one, which need not have the device.
 
     Errors: `UserError` for everything that is wrong with the suite, its data or the device.
     """
@@ -60,7 +61,7 @@ def prepare(
     device = join(device)
     points = read_suite(suite, overrides, table)
     where = Store(Path(runs) if runs else Path("runs") / points[0].name)
-    device, library = find_device(device), Library()
+    device, library = device if elsewhere else find_device(device), Library()
     made = plan(points, library)
     place = Place(store=where, library=library, files=made.files, given=made.given, device=device, offline=offline)
     return Job(points=points, plan=made, place=place)
@@ -74,23 +75,19 @@ def claim(job: Job) -> None:
     job.place.store.claim_suite(job.name, said, list(job.plan.cells), job.plan.probes)
 
 
-def make(job: Job, watch: Watch, workers: int | None = None) -> None:
-    """Make every stage of the job that the store lacks. Whatever stops it, what is finished stays."""
+def make(job: Job, watch: Watch, workers: int | None = None, ray: Ray | None = None) -> None:
+    """Make every stage of the job that the store lacks, here or on a cluster. Whatever stops it, what is finished stays.
+
+    Errors: those of the stages; `UserError` for a cluster, or workers, within a process group.
+    """
+    if processes()[1] > 1 and (workers or ray):
+        asked = f"--workers {workers}" if workers else "--executor ray"
+        raise UserError(f"{asked}: within a process group, whose processes are the workers")
     claim(job)
+    stages, cost = job.plan.stages, job.plan.cost
     if processes()[1] > 1:
-        if workers:
-            raise UserError(f"--workers {workers}: within a process group, whose processes are the workers")
-        run_together(job.plan.stages, job.place, watch)
-        return
-    workers = workers or default_workers(job.place.device)
-    run_stages(job.plan.stages, job.place, workers, job.plan.cost, watch)
-
-
-def find_device(name: str) -> str:
-    """The device of this name. Errors: `UserError` where this machine has none."""
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: not available ({reason}), expected cpu, cuda, cuda:1 or mps") from None
-    return name
+        run_together(stages, job.place, watch)
+    elif ray:
+        run_on_ray(stages, job.place, ray, workers, cost, watch)
+    else:
+        run_stages(stages, job.place, workers or default_workers(job.place.device), cost, watch)

@@ -6,6 +6,7 @@ down as for a restart, and read back as a restart would.
 
 import copy
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
@@ -20,6 +21,8 @@ from robustcl.bench.batches import Batches
 from robustcl.bench.forks import Told
 from robustcl.bench.judge import Attack, Counted, Judge
 from robustcl.models.errors import UserError
+
+_PAUSE = 0.5  # seconds between two looks for batches that others are at
 
 
 def check(workers: int, device: str, budget: object = None) -> None:
@@ -66,6 +69,20 @@ def run(attack: Attack, court: Judge, workers: int, desk: Batches, order: int, t
         else:
             forks.in_forks(lambda part, say: _shard(attack, court, (part, count), kept, order, say), count, told)
         kept.restore(court, order)
+
+
+def with_others(attack: Attack, court: Judge, desk: Batches, order: int) -> None:
+    """`attack.run(court)` together with other processes that do the same, on this machine or on others.
+
+    Each batch is claimed by who attacks it, and read by the others. Nobody waits for a process that has not begun, and
+    what one leaves undone is attacked by another. Errors: those of the attack.
+    """
+    court.claim = lambda rows: desk.claim(court, order, rows)
+    memory.run(attack, court)
+    while not court.done.all():
+        time.sleep(_PAUSE)
+        desk.restore(court, order)
+        memory.run(attack, court)
 
 
 def in_threads(

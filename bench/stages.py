@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,20 @@ from robustcl.models.architecture import read_architecture
 from robustcl.models.encoder import Encoder
 from robustcl.models.share import processes
 from robustcl.models.value import read
+from robustcl.pretraining.images import Images
 from robustcl.pretraining.loop import Run, fit
 from robustcl.pretraining.method import Method, Targets, build_net, read_method
 from robustcl.pretraining.pseudo_labels import ClusterFit, balance, cluster, load_labels, save_labels
 
+_PAUSE = 0.5  # seconds between two looks for an evaluation that is about to begin
 
-def execute(stage: Stage, place: Place, report: Report) -> None:
-    """Make the stage unless the store has it."""
-    place.store.make(stage, work_of(stage, place, report))
+
+def execute(stage: Stage, place: Place, report: Report, *, wait: bool = True) -> bool:
+    """Make the stage unless the store has it; without `wait` False where another process works at it.
+
+    `report` hears first that nothing is done yet, and nothing at all where there is nothing to do.
+    """
+    return place.store.make(stage, work_of(stage, place, report), wait=wait)
 
 
 def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapping[str, Any]]:
@@ -54,6 +61,7 @@ def work_of(stage: Stage, place: Place, report: Report) -> Callable[[Path], Mapp
 
     def work(folder: Path) -> Mapping[str, Any]:
         (folder / "progress").mkdir(exist_ok=True)
+        report(0, 1)
         with memory.told(stage.label, "a device with more of it, or fewer --workers"):
             extra = kinds[stage.kind](stage, place, folder, report)
         scale = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
@@ -120,6 +128,35 @@ def _labels(stage: Stage, place: Place, folder: Path, report: Report) -> dict[st
 
 
 def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[str, Any]:
+    keep = folder / "progress" / "batches"
+    keep.mkdir(exist_ok=True)
+    classifier, images, trial = _trial(stage, place, keep, report)
+    found = judge(classifier, images, trial)
+    as_said = replace(trial, judges=_judges(stage, {name: name for name in sources_of(stage)}))
+    before = doubts(stage, place.store, trial.judges)
+    records.write(folder / "records.parquet", found, about(stage, classifier, images, as_said, found, before))
+    if place.shared:
+        keep.rename(keep.with_name("through"))  # all at once, so that whoever still assists is sent away
+    return {}
+
+
+def assist(stage: Stage, place: Place) -> None:
+    """Attack batches of an evaluation that another process makes, until that is through; nothing is written beside them.
+
+    Returns at once where nobody makes it. Errors: as those of the evaluation.
+    """
+    keep = place.store.hidden(stage) / "progress" / "batches"
+    while not (keep / "protocol.json").exists():
+        holder = place.store.holder(stage.kind, stage.key)
+        if not holder or not holder.alive:
+            return
+        time.sleep(_PAUSE)
+    with suppress(FileNotFoundError):  # the evaluation is finished, and its folder gone
+        judge(*_trial(stage, replace(place, shared=True), keep, lambda done, total: None))
+
+
+def _trial(stage: Stage, place: Place, keep: Path, report: Report) -> tuple[Model, Images, Trial]:
+    """What is judged, on what, and how."""
     part, images = stage.part, place.images(stage)
     weights = finetuning.weights(part.get("selection", "last"))
     source, smaller = place.parent(stage, "classifier", weights), place.parent(stage, "smaller", "records.parquet")
@@ -132,21 +169,21 @@ def _evaluate(stage: Stage, place: Place, folder: Path, report: Report) -> dict[
     }
     threat = threat_of(stage)
     assert threat is not None
-    trial = Trial(
-        threat=threat,
-        judges=_judges(stage, sources),
-        seed=part["seed"],
-        keep=folder / "progress" / "batches",
-        label=part.get("weights", ""),
-        known=records.read(smaller) if smaller else None,
-        workers=place.workers,
-        report=report,
+    return (
+        classifier,
+        images,
+        Trial(
+            threat=threat,
+            judges=_judges(stage, sources),
+            seed=part["seed"],
+            keep=keep,
+            label=part.get("weights", ""),
+            known=records.read(smaller) if smaller else None,
+            workers=place.workers,
+            shared=place.shared,
+            report=report,
+        ),
     )
-    found = judge(classifier, images, trial)
-    named = replace(trial, judges=_judges(stage, {name: name for name in sources}))  # as the suite says it
-    before = doubts(stage, place.store, trial.judges)
-    records.write(folder / "records.parquet", found, about(stage, classifier, images, named, found, before))
-    return {}
 
 
 def _judges(stage: Stage, sources: Mapping[str, Any]) -> dict[str, list[Attack]]:

@@ -6,7 +6,7 @@ In the key: everything that changes a number. Beside it, in `stage.json`: where,
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from robustcl.models.value import digest
 from robustcl.models.whole import intact, sealed, settle, sha256, writable, writing
 
 SCHEMA = 1
-_OURS = (".locks", ".suite.json.part")  # what a kill may leave of a claim, before there is a suite.json
+_OURS = (".locks", ".suite.json.part")  # what a folder holds that another process begins, or was killed beginning
 _PLACE = ("encoder", "scheme", "data", "norm", "eps")  # where a cell stands in a table
 
 
@@ -49,6 +49,10 @@ class Store:
     def folder(self, stage: Stage) -> Path:
         """Where a finished stage lies."""
         return self.root / stage.kind / stage.key
+
+    def hidden(self, stage: Stage) -> Path:
+        """Where a stage lies while it is made."""
+        return self.root / stage.kind / f".{stage.key}"
 
     def has(self, stage: Stage) -> bool:
         """Whether the stage is finished."""
@@ -86,11 +90,16 @@ class Store:
         the key. What it keeps for a restart lies in `progress/` and is dropped at the end. Without `wait` the answer is
         False where another process works at the stage.
         """
-        with writable(self.root), locks.claimed(self._lock(stage.kind, stage.key), wait=wait) as mine:
-            if not mine or self.has(stage):
-                return mine
-            hidden = self.root / stage.kind / f".{stage.key}"
+        with writable(self.root), self._claimed(stage.kind, stage.key, wait=wait) as mine:
+            if not mine:
+                return False
+            hidden = self.hidden(stage)
+            # First, as this makes the cache of a network file system look at the folder anew.
             hidden.mkdir(parents=True, exist_ok=True)
+            if self.has(stage):
+                with suppress(OSError):
+                    hidden.rmdir()
+                return True
             for left in [path for path in hidden.rglob(".*") if path.is_file()]:
                 left.unlink()  # half written when a process was killed
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
@@ -113,22 +122,33 @@ class Store:
     def beside(self, stage: Stage) -> Iterator[Path]:
         """A folder for a process that helps another one with a stage: it reads the progress, what it writes is lost."""
         with TemporaryDirectory() as folder:
-            progress = self.root.resolve() / stage.kind / f".{stage.key}" / "progress"
-            (Path(folder) / "progress").symlink_to(progress)
+            (Path(folder) / "progress").symlink_to(self.hidden(stage).resolve() / "progress")
             yield Path(folder)
 
     def _lock(self, *name: str) -> Path:
         return self.root / ".locks" / "-".join(name)
 
+    def _claimed(self, *name: str, wait: bool = True) -> AbstractContextManager[bool]:
+        path = self._lock(*name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return locks.claimed(path, wait=wait)
+
     def claim_suite(
         self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any] = ()
     ) -> None:
         """Write `suite.json`, which readers start from. Errors: `UserError` where the folder is another suite's."""
-        self.suite(name)  # which refuses, before the claim is laid down in a folder of somebody else's
+        self.suite(name)  # which refuses, before anything is written
         firm(self.root)
-        with writable(self.root), locks.claimed(self._lock("suite")):
-            self.suite(name)
+        with writable(self.root), self._claimed("suite"):
             self._enter(name, resolved, cells, probes)
+
+    def _enter(
+        self, name: str, resolved: Mapping[str, Any], cells: list[dict[str, Any]], probes: Sequence[Any]
+    ) -> None:
+        """Write `suite.json`, its lock being held: several processes may start on one folder at once."""
+        self.suite(name)
+        what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": cells, "probes": list(probes)}
+        write_json(self.root / "suite.json", what)
 
     def suite(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """Cells and probes of `suite.json`, none in a new folder. Errors: `UserError` where it is another suite's."""
@@ -150,18 +170,11 @@ class Store:
 
         Errors: as `claim_suite`.
         """
-        with writable(self.root), locks.claimed(self._lock("suite")):
+        with writable(self.root), self._claimed("suite"):
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}
             looked = {probe["stage"]: probe for probe in [*held["probes"], *probes]}
             self._enter(name, {}, list(found.values()), list(looked.values()))
-
-    def _enter(
-        self, name: str, resolved: Mapping[str, Any], cells: Sequence[dict[str, Any]], probes: Sequence[Any]
-    ) -> None:
-        """Write `suite.json`, for who has its claim: two that write at once would tear it."""
-        what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": list(cells), "probes": list(probes)}
-        write_json(self.root / "suite.json", what)
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:

@@ -6,55 +6,30 @@ import os
 import queue
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from robustcl.bench.data import read_dataset
-from robustcl.bench.executors import from_json
-from robustcl.bench.library import Library
-from robustcl.bench.offline import go_offline
-from robustcl.bench.place import Place
+from robustcl.bench.errands import answered, arrive, from_json
 from robustcl.bench.stages import execute
-from robustcl.bench.store import Store
-from robustcl.models.errors import NumberError, UserError
 
 
-def main(where: dict[str, Any]) -> None:
+def main(told: dict[str, Any]) -> None:
     """Serve until the standard input ends."""
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not be taken for an answer
-    if where["offline"]:
-        go_offline()
-    place = Place(
-        store=Store(Path(where["root"])),
-        library=Library([read_dataset(table, "data") for table in where["data"]]),
-        files={key: Path(path) for key, path in where["files"].items()},
-        given=where["given"],
-        device=where["device"],
-        offline=where["offline"],
-    )
+    place = arrive(told)
 
     def say(**words: Any) -> None:
         answers.write(json.dumps(words) + "\n")
 
     for line in _asked():
-        try:
-            asked = json.loads(line)
-            here = replace(place, workers=asked["workers"])
-            execute(from_json(asked["stage"]), here, lambda done, total: say(done=done, total=total))
-            say(made=True)
-        except (UserError, NumberError) as error:
-            say(error=type(error).__name__, message=str(error))
-        except BrokenPipeError:
-            raise
-        except Exception:  # told to the process that asked, with its traceback
-            say(error="Exception", message=traceback.format_exc())
+        asked = json.loads(line)
+        stage, here = from_json(asked["stage"]), replace(place, workers=asked["workers"])
+        say(**answered(lambda: execute(stage, here, lambda done, total: say(done=done, total=total), wait=False)))  # noqa: B023
 
 
 def _asked() -> Iterator[str]:

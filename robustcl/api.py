@@ -13,6 +13,7 @@ from torch import Tensor
 from robustcl.bench import shards
 from robustcl.bench.attacks import Attack, Engine, Plain, judges
 from robustcl.bench.budget import Check, blocks, within
+from robustcl.bench.cluster import asked_for
 from robustcl.bench.estimate import designs, refuse
 from robustcl.bench.evaluate import Model, Trial, count_classes, judge
 from robustcl.bench.fingerprint import fingerprints
@@ -43,18 +44,26 @@ def run(
     workers: int | None = None,
     overrides: Sequence[str] = (),
     offline: bool = False,
+    executor: str = "local",
+    address: str | None = None,
+    gpus_per_stage: float | None = None,
 ) -> Report:
     """Run a suite (a name that comes with robustcl, or a path that ends in `.toml`) and report on it.
 
     What `runs` (default `runs/<suite>`) holds already is not made again. `overrides` are texts `path.to.key=value`;
     `workers` defaults to one per core, with one torch thread each. In a process that torchrun started, or within a
     process group of torch.distributed, all processes call this alike and run the suite together (docs/devices.md).
+    With the `executor` `ray` stages are tasks of the Ray cluster at `address` (`auto`, or HOST:PORT of its head), or of
+    one on this machine that ends with the call; on `cuda` a stage takes `gpus_per_stage` (default 1) (docs/clusters.md).
     Errors: `UserError`, `NumberError`, `LostError`.
     """
-    job = prepare(suite, runs=runs, device=device, overrides=overrides, offline=offline)
+    ray = asked_for(executor, address, gpus_per_stage, device)
+    job = prepare(
+        suite, runs=runs, device=device, overrides=overrides, offline=offline, elsewhere=ray is not None
+    )
     rank = processes()[0]
     with Display(job.plan.cost, job.missing, job.place.store, quiet=rank > 0) as display:
-        make(job, display, workers)
+        make(job, display, workers, ray)
     if rank == 0:
         return report(job.place.store.root)
     with TemporaryDirectory() as folder:  # the first process writes into the run folder

@@ -16,6 +16,7 @@ from robustcl import __version__, gate, interrupt
 from robustcl.models.errors import LostError, NumberError, UserError
 
 if TYPE_CHECKING:
+    from robustcl.bench.cluster import Ray
     from robustcl.bench.runner import Job
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -33,14 +34,24 @@ def run(
     overrides: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its cost; write nothing.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Fail where anything would reach the network.")] = False,
+    executor: Annotated[str, typer.Option(help="local: this machine; ray: a cluster, a task per stage.")] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Ray's cluster, auto or HOST:PORT; default one of this machine for this run.")
+    ] = None,
+    gpus_per_stage: Annotated[float | None, typer.Option(help="With ray on cuda, such as 0.5; default 1.")] = None,
 ) -> None:
     """Pretrain, finetune, attack and report, as a suite says. What the run folder holds is not made again.
 
+    Any number of the same commands may share a run folder: each makes what no other is at (docs/clusters.md).
     A [reference] of the suite that names a factory runs that code, with --dry-run too.
     """
+    from robustcl.bench.cluster import asked_for
     from robustcl.bench.runner import prepare
 
-    _run(prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline), workers, dry_run)
+    ray = asked_for(executor, address, gpus_per_stage, device)
+    elsewhere = ray is not None and not dry_run
+    job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline, elsewhere=elsewhere)
+    _run(job, workers, dry_run, ray)
 
 
 @app.command()
@@ -204,7 +215,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
+def _run(job: "Job", workers: int | None, dry_run: bool, ray: "Ray | None" = None) -> None:
     """Make what a job lacks and print its table, or only its plan."""
     from robustcl.bench.runner import claim, make
     from robustcl.bench.together import leave
@@ -218,10 +229,10 @@ def _run(job: "Job", workers: int | None, dry_run: bool) -> None:
         typer.echo(outline(job) if first else "", nl=first)
         return
     claim(job)
-    if job.missing and first:
+    if job.missing and first and not (ray and job.place.device == "cuda"):  # which this machine need not have
         typer.echo(estimate(job), err=True)
     with Display(job.plan.cost, job.missing, job.place.store, quiet=not first) as display:
-        make(job, display, workers)
+        make(job, display, workers, ray)
     leave()
     if first:
         typer.echo(str(report(job.place.store.root)))

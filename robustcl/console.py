@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from robustcl.bench.locks import Holder
 from robustcl.bench.stages import told
 from robustcl.bench.store import Stage, Store
 
@@ -56,16 +57,23 @@ class Display:
                 self._line(f"        {stage.label}: {done}/{total}, {self._left()}")
 
     def finished(self, stage: Stage) -> None:
-        """The stage lies in the store."""
+        """The stage lies in the store; one that has not begun here was made by another process."""
         with self.lock:
             self._spend(stage, 1.0)
             self.finished_count += 1
-            self.progress.remove_task(self.bars.pop(stage.key))
-            seconds = time.monotonic() - self.begun[stage.key]
+            took = "another process"
+            if stage.key in self.bars:
+                self.progress.remove_task(self.bars.pop(stage.key))
+                took = f"{time.monotonic() - self.begun[stage.key]:.1f} s"
             left = "" if self.console.is_terminal else f", {self._left()}"
-            self._line(f"[{self.finished_count:>3}/{self.count}] {stage.label} ({seconds:.1f} s){left}")
+            self._line(f"[{self.finished_count:>3}/{self.count}] {stage.label} ({took}){left}")
             for line in told(stage, self.store):
                 self._line(f"        {stage.label}: {line}")
+
+    def waiting(self, stage: Stage, holder: Holder) -> None:
+        """There is nothing to do before another process is through with the stage, or gone."""
+        with self.lock:
+            self._line(f"        {stage.label}: process {holder.pid} on {holder.host} works at it; waiting for it")
 
     def _spend(self, stage: Stage, share: float) -> None:
         self.spent[stage.key] = share * self.cost.get(stage.key, 1)

@@ -16,7 +16,7 @@ from robustcl.bench.given import give
 from robustcl.bench.judged import admit
 from robustcl.bench.library import Library
 from robustcl.bench.pace import duration, measure
-from robustcl.bench.runner import find_device
+from robustcl.bench.place import find_device
 from robustcl.bench.store import Store
 from robustcl.bench.suite import Imported
 from robustcl.bench.tables import override

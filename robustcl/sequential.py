@@ -18,7 +18,7 @@ from robustcl.bench.fingerprint import engine_of, fingerprint
 from robustcl.bench.given import give
 from robustcl.bench.judged import judge_stage, records_of
 from robustcl.bench.library import Library
-from robustcl.bench.runner import find_device
+from robustcl.bench.place import find_device
 from robustcl.bench.store import Store
 from robustcl.console import Display
 from robustcl.judging import data_table, folder_name

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from robustcl.bench import executors
+from robustcl.bench import errands
 from robustcl.bench.runner import Job, make, prepare
 from robustcl.bench.store import Stage
 from robustcl.models.errors import NumberError, UserError
@@ -112,6 +112,6 @@ def test_a_killed_worker_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_stages_survive_json(tmp_path: Path) -> None:
     for stage in job(tmp_path, more=CLUSTERS).plan.stages:
-        back = executors.from_json(executors.to_json(stage))
+        back = errands.from_json(errands.to_json(stage))
         assert back.key == stage.key
         assert back.label == stage.label

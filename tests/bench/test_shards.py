@@ -93,6 +93,47 @@ def test_an_error_in_a_thread_stops_the_others(tmp_path: Path) -> None:
         shards.in_threads(attack, court(Wrong(), attack), devices, Batches(tmp_path, {}), 1, lambda count: None)
 
 
+@pytest.mark.parametrize("name", ["pgd", "square", "wrapped", "transfer"])
+def test_processes_that_share_a_folder_share_the_batches(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, trial = setting(name, None)
+    alone = written(judge(Counting(), images, trial), tmp_path)
+    (tmp_path / "kept").mkdir()
+    trial, save = replace(trial, keep=tmp_path / "kept", shared=True), Batches.save
+
+    def saved(desk: Batches, court: Judge, order: int, rows: Tensor) -> None:
+        with (tmp_path / "saved").open("a") as file:
+            file.write(f"{order} {int(rows[0])} {os.getpid()}\n")
+        time.sleep(0.05)
+        save(desk, court, order, rows)
+
+    def work(number: int, told: forks.Told) -> None:
+        (tmp_path / f"{number}").mkdir()
+        while len(list(tmp_path.glob("[0-2]"))) < 3:
+            time.sleep(0.01)
+        assert written(judge(Counting(), images, trial), tmp_path / f"{number}") == alone
+
+    monkeypatch.setattr(Batches, "save", saved)
+    forks.in_forks(work, 3, lambda count: None)
+    lines = [line.split() for line in (tmp_path / "saved").read_text().splitlines()]
+    assert len({pid for *_, pid in lines}) > 1, "they did share"
+    once = [(order, row) for order, row, _ in lines]
+    assert len(once) == len(set(once)) == len(list((tmp_path / "kept").glob("*.npz")))
+
+
+def test_an_attack_that_leaves_a_batch_undone_is_found_out(tmp_path: Path) -> None:
+    class Lazy(PGD):
+        def run(self, judge: Judge) -> None:
+            for _ in judge.batches():
+                pass
+
+    images, trial = setting("pgd", tmp_path)
+    trial = replace(trial, judges={"lazy": [Lazy()]}, shared=True)
+    with pytest.raises(RuntimeError, match=r"001-00000000\.npz: the attack left images of this batch unfinished"):
+        judge(network(), images, trial)
+
+
 class Grumbling(nn.Module):
     """A model that answers as it should in its own process, and in a fork does something else after some calls."""
 
@@ -250,16 +291,14 @@ def test_what_cannot_be_split_is_refused_in_one_line(monkeypatch: pytest.MonkeyP
     assert shards.unsplit({"all": [APGD(), APGD(precision="tf32", steps=9)]}, "cuda") == [f"apgd-ce-9 {reason}"]
 
 
-def test_evaluations_take_the_workers_to_spare(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_take_the_workers_to_spare() -> None:
     def stages(*kinds: str) -> list[Stage]:
         return [Stage(kind=kind, part={"number": number}) for number, kind in enumerate(kinds)]
 
-    assert shares(stages("evaluate"), 4, "cpu") == [4]
-    assert shares(stages("pretrain", "evaluate", "evaluate"), 6, "cpu") == [1, 3, 2]
-    assert shares(stages("pretrain", "finetune"), 6, "cpu") == [1, 1]
-    assert shares(stages("evaluate"), 4, "cuda") == [1]
-    monkeypatch.setattr(forks, "possible", lambda: False)
-    assert shares(stages("evaluate"), 4, "cpu") == [1]
+    assert shares(stages("evaluate"), 4) == [4]
+    assert shares(stages("pretrain", "evaluate", "evaluate"), 6) == [1, 3, 2]
+    assert shares(stages("pretrain", "finetune"), 6) == [1, 1]
+    assert shares(stages("evaluate"), 0) == [1]
 
 
 def test_every_gpu_has_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robustcl.bench.locks import Holder
 from robustcl.bench.store import Stage
 from robustcl.models.errors import UserError
 from robustcl.pretraining.images import Images
@@ -129,6 +130,9 @@ class Quiet:
     def finished(self, stage: Stage) -> None:
         """Noted."""
         self.done.append(stage.label)
+
+    def waiting(self, stage: Stage, holder: Holder) -> None:
+        """Not noted."""
 
 
 def visible(root: Path) -> dict[str, bytes]:
