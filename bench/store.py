@@ -118,7 +118,7 @@ class Store:
                     hidden.rmdir()
                 return True
             for left in [path for path in hidden.rglob(".*") if path.is_file()]:
-                left.unlink()  # half written when a process was killed; safetensors gives each a name of its own
+                left.unlink()  # half written when a process was killed
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
                 made = work(hidden)
                 for path in hidden.iterdir():  # what is noted is whole, also after the machine lost its power
@@ -230,9 +230,8 @@ def _suite(path: Path) -> dict[str, Any]:
             raise ValueError
         found = {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path}: truncated, changed or not a suite's; remove it or choose another --runs folder"
-        ) from None
+        wrong = "truncated, changed or not a suite's"
+        raise UserError(f"{path}: {wrong}; remove it or choose another --runs folder") from None
     if held.get("schema") != SCHEMA:
         raise UserError(f"{path}: schema {held.get('schema')}, expected {SCHEMA}; by another robustcl version")
     return found

@@ -32,7 +32,11 @@ def verified(path: Path) -> Path:
     """
     if (path.parent / NOTE).is_file():
         written = note(path.parent).get("files", {}).get(path.name)
-        if written is not None and written != sha256(path):
+        try:
+            found = sha256(path)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}), expected what was written there") from None
+        if written is not None and written != found:
             raise UserError(
                 f"{path}: damaged, not as it was written (truncated or changed); remove the folder and run again"
             )

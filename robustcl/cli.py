@@ -4,6 +4,8 @@
 or work was lost with its process), 4 numbers went wrong, 130 interrupted.
 """
 
+import errno
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -283,6 +285,10 @@ def _run(
         typer.echo(str(report(store.root)))
 
 
+# What a disk or its rights refuse, which is no mistake of ours.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
+
+
 def main() -> None:
     """Run the command line; mistakes end in one line on the standard error."""
     interrupt.mind()
@@ -296,13 +302,23 @@ def main() -> None:
         _end(str(error), 2 if isinstance(error, UserError) else 3 if isinstance(error, LostError) else 4)
     except (KeyboardInterrupt, typer.Abort):
         _end(interrupt.TEXT, interrupt.CODE)
-    except MemoryError as error:
-        _end(f"out of memory ({error or 'no more of it'}), expected a machine with more, or fewer --workers", 2)
+    except (OSError, MemoryError) as error:
+        _end(_refused(error), 2)
     except Exception as error:
         wrong = _usage(error)
         if wrong is None:
             raise
         sys.exit(wrong)
+
+
+def _refused(error: OSError | MemoryError) -> str:
+    """The line for what the machine refuses; anything else is raised again."""
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'no more of it'}), expected a machine with more, or fewer --workers"
+    if error.errno not in _REFUSALS:
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be printed is not tried again at the end
+    return f"{error.filename or 'standard output'}: cannot be used ({error.strerror}), expected a disk in order"
 
 
 def _usage(error: Exception) -> int | None:

@@ -4,6 +4,7 @@ It goes where the released code goes, query by query; what differs is said where
 nothing is not asked about, and an image leaves at its first success: every state is one of an image.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -69,18 +70,22 @@ def _run(search: Search, queries: int, moves: Proposals, at: Tensor) -> Hunt:
         search.book(state.at[~stays], state.asked[~stays])
         state.keep(stays)
 
-    state.margin = _margins(search.model.answers(images(state.point)), state.y).nan_to_num_(torch.inf, torch.inf)
-    settle(state.margin <= 0, 0)
+    margin = _margins(search.model.answers(images(state.point)), state.y)
+    state.margin = margin.nan_to_num(torch.inf)
+    settle(~(margin > 0), 0)
     for query in range(queries):
         if not len(state.at):
             break
         moves.propose(state, query)
         margin = _asked(search, state, moves)
+        low = float(margin.min()) if search.every == 1 else math.nan  # a look that makes an accelerator wait
         better = margin < state.margin
-        state.margin = torch.where(better, margin, state.margin)  # the minimum, and never what is no number
+        if math.isnan(low):  # what is no number is shown to the judge as well, who says so
+            better = better | margin.isnan()
+        state.margin = torch.fmin(margin, state.margin)  # the minimum, and never what is no number
         moves.back(state, better)
-        if search.every > 1 or not float(margin.min()) > 0:
-            settle(better & (margin <= 0), query + 1)
+        if not low > 0:
+            settle(better & ~(margin > 0), query + 1)
     search.book(state.at, state.asked)
     return state
 

@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -19,23 +17,8 @@ FAST = ["--workers", "1", "--set", "judge.images=8", "--set", "judge.judges=['pg
 REASONS = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO, errno.EFBIG)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def imported() -> Iterator[None]:
-    """What a command imports, once for all forks."""
-    import sklearn.datasets
-    import torch._dynamo
-
-    from robustcl import judging
-    from robustcl.bench import runner
-    from robustcl.reports import card, drawing, named, report, robustbench
-
-    assert all((sklearn.datasets, torch._dynamo, judging, runner, card, named, report, robustbench))
-    with mock.patch.object(drawing, "save", return_value=[]):  # most of the time of a report, and written like the rest
-        yield
-
-
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(imported: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the suite and with its run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole")
     path = write_suite(folder)
@@ -151,3 +134,28 @@ def test_what_a_command_writes_for_the_user_is_the_old_file_or_the_new_one(
     assert done.code in (0, 3)
     assert outputs(out) == new
     assert noted(note)
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_file_that_cannot_be_read_is_one_line(whole: Path, tmp_path: Path, every: int) -> None:
+    """Each file that a report opens fails once, and the run folder is as it was."""
+    before, note = visible(whole / "runs"), tmp_path / "failed"
+    for _ in range(100):
+        spared = noted(note)
+        done = run(["report", str(whole / "runs")], failing(whole, errno.EIO, spared, note, reads=True, every=every))
+        if len(noted(note)) == len(spared):
+            break
+        if done.code:
+            line(done)
+    assert done.code == 0
+    assert noted(note)
+    assert visible(whole / "runs") == before
+
+
+@pytest.mark.usefixtures("imported")
+def test_a_table_that_cannot_be_printed_is_one_line(tmp_path: Path) -> None:
+    def prepare() -> None:
+        os.dup2(os.open(tmp_path / "out", os.O_WRONLY | os.O_CREAT), 1)
+        limit(10)()
+
+    assert "standard output: cannot be used (File too large)" in line(run(["ls"], prepare))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from robustcl.bench import forks, locks
-from robustcl.bench.runner import prepare
+from robustcl.bench.runner import claim, prepare
 from robustcl.bench.store import Store
 from tests.bench.tiny import visible, write_suite
 from tests.faults.disks import Ended, run
@@ -55,7 +55,7 @@ def processes(root: Path) -> list[str]:
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
+def suite(imported: None, tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
     """A run folder, and the command that fills it; nobody is left who works at it."""
     root = tmp_path / "runs"
     yield root, ["run", str(write_suite(tmp_path)), "--runs", str(root), *FAST]
@@ -99,7 +99,8 @@ def test_while_worker_processes_start_and_while_they_work(
 @pytest.mark.parametrize("times", [1, 2])
 def test_while_it_waits_for_another_process(suite: tuple[Path, list[str]], times: int) -> None:
     root, words = suite
-    stage = prepare(words[1], runs=root, overrides=FAST[1::2]).plan.stages[0]
+    job = prepare(words[1], runs=root, overrides=FAST[1::2])
+    claim(job)
     seen: list[Ended] = []
 
     def waiting(folder: Path) -> dict[str, str]:
@@ -110,7 +111,7 @@ def test_while_it_waits_for_another_process(suite: tuple[Path, list[str]], times
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        Store(root).make(stage, waiting)
+        Store(root).make(job.plan.stages[0], waiting)
     interrupted(seen[0])
 
 
