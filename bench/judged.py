@@ -24,6 +24,7 @@ from robustcl.bench.probing import image_stage
 from robustcl.bench.provenance import provenance
 from robustcl.bench.store import Stage, Store, write_json
 from robustcl.models.errors import UserError
+from robustcl.models.naming import check_seen
 from robustcl.pretraining.images import Images
 
 SUITE = "evaluate"
@@ -41,6 +42,7 @@ def admit(case: Case, store: Store) -> None:
     other weights, images, attacks or seed, it is refused, and nobody has to guess which of two numbers is shown.
     Errors: `UserError` that says what differs; where the folder is a suite's.
     """
+    check_seen([case.row, case.data], "evaluate")  # readers refuse the run folder otherwise, when all is done
     place = (case.row, case.data, case.threat.norm, str(case.threat.eps))
     for held in store.suite(SUITE)["cells"]:
         if _place(held) == place:
