@@ -95,14 +95,17 @@ def finished(root: Path, kind: str) -> Path:
     return next(root.glob(f"run/{kind}/*"))
 
 
+def in_order(root: Path) -> Path:
+    """The run folder, with notes that fit what lies beside them."""
+    for path in root.glob("run/evaluate/*/stage.json"):
+        content = hashlib.sha256((path.parent / "records.parquet").read_bytes()).hexdigest()
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"files": {"records.parquet": content}}))
+    return root / "run"
+
+
 def records_of(root: Path) -> Any:
-    """The records of a stage as a later stage reads them, its note being in order."""
-    run = RunFolder(root / "run")
-    stage = rebuilt(run, finished(root, "evaluate").name)
-    path = run.root / "evaluate" / stage.key / "stage.json"
-    note = json.loads(path.read_text())
-    content = hashlib.sha256((path.parent / "records.parquet").read_bytes()).hexdigest()
-    path.write_text(json.dumps(note | {"files": {"records.parquet": content}}))
+    """The records of a stage as a later stage reads them."""
+    stage = rebuilt(RunFolder(in_order(root)), finished(root, "evaluate").name)
     return judged.records_of(stage, Store(root / "run"))
 
 
@@ -115,7 +118,7 @@ READERS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], Any]]] = 
     "suite, by a reader": ("run/suite.json", json_of_later, lambda root: frame(root / "run")),
     "suite, by a writer": ("run/suite.json", json_of_later, lambda root: Store(root / "run").suite("old")),
     "stage, by a reader": ("run/pretrain/*/stage.json", json_of_later, stage_of),
-    "records, by a reader": ("run/evaluate/*/records.parquet", parquet_of_later, lambda root: frame(root / "run")),
+    "records, by a reader": ("run/evaluate/*/records.parquet", parquet_of_later, lambda root: frame(in_order(root))),
     "records, by a stage": ("run/evaluate/*/records.parquet", parquet_of_later, records_of),
     "baseline": ("baseline-1.parquet", parquet_of_later, lambda root: read_baseline(root / "baseline-1.parquet")),
     "weights": (
