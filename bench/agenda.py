@@ -11,7 +11,7 @@ _PAUSE = 0.5  # seconds between two looks at what others work at
 
 
 class Agenda:
-    """The stages that a store lacks, parents first; false when it lacks none.
+    """The stages that a store lacks, as many as its length says.
 
     Of those that are ready, the one on the costliest path (`cost` by key) is next, unless another process works at it.
     What others finish is noticed, and what they leave undone is ours again.
@@ -28,9 +28,6 @@ class Agenda:
             for parent in parents:
                 self._children[parent].append(key)
         self._ready = sorted((lacking[key] for key, parents in self._missing.items() if not parents), key=self._place)
-
-    def __bool__(self) -> bool:
-        return bool(self._left)
 
     def __len__(self) -> int:
         return len(self._left)
