@@ -24,7 +24,7 @@ from tests.fuzz.target import Target, find, names
 CORPUS = Path(__file__).with_name("corpus")
 MEMORY = Path("/dev/shm")
 LONGEST, SECONDS, MEGABYTES = 2**16, 60, 4096  # of an input, of one execution, of the process
-MOST, WEIGHT = 200, 300_000  # files of a target's corpus, and their bytes
+MOST, WEIGHT = 80, 300_000  # files of a target's corpus, and their bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ def test_a_fraction_is_kept_exactly(eps: Fraction, norm: Norm) -> None:
     assert Threat(f"{eps.numerator}/{eps.denominator}", norm=norm).eps == eps
 
 
+@example("l1", Fraction(1, 9), (1, 1, 1, 2), torch.float32, 0, 1e4)  # a change of 10,000 cancels in float32
 @given(NORMS, RADII, SHAPES, st.sampled_from(list(DTYPES)), st.integers(0, 2**31), st.sampled_from([0.1, 1.0, 1e4]))
 def test_what_is_projected_lies_in_ball_and_box(
     norm: Norm, eps: Fraction, shape: tuple[int, ...], dtype: torch.dtype, seed: int, reach: float
@@ -49,7 +50,7 @@ def test_what_is_projected_lies_in_ball_and_box(
     assert found.shape == origin.shape
     assert found.dtype == dtype
     assert bool(((found >= 0) & (found <= 1)).all())
-    slack = DTYPES[dtype] * max(1.0, float(eps)) * origin[0].numel()
+    slack = DTYPES[dtype] * max(1.0, float(eps)) * origin[0].numel() + 1e-4 * float(eps)
     assert bool((threat.distance(found, origin) <= float(eps) + slack).all())
     torch.testing.assert_close(threat.project(found, origin), found, rtol=0, atol=slack)
 
