@@ -67,7 +67,12 @@ def suite(imported: None, tmp_path: Path) -> Iterator[tuple[Path, list[str]]]:
     assert not processes(root)
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT] * 2])
+HUP, INT, TERM = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    "numbers", [[HUP], [INT, INT], *(pytest.param([n], marks=pytest.mark.slow) for n in (INT, TERM))]
+)
 def test_in_the_middle_of_a_stage(suite: tuple[Path, list[str]], numbers: Sequence[int]) -> None:
     root, words = suite
     one = [*words, "--workers", "1"]
@@ -76,7 +81,7 @@ def test_in_the_middle_of_a_stage(suite: tuple[Path, list[str]], numbers: Sequen
     assert len(visible(root)) > 4
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_while_a_report_is_written(suite: tuple[Path, list[str]], times: int) -> None:
     root, words = suite
     one = [*words, "--workers", "1"]
@@ -86,8 +91,10 @@ def test_while_a_report_is_written(suite: tuple[Path, list[str]], times: int) ->
     assert (root / "report" / "table.txt").is_file()
 
 
-@pytest.mark.parametrize("times", [1, 2])
-@pytest.mark.parametrize("later", [False, True])
+MORE = [pytest.param(*of, marks=pytest.mark.slow) for of in ((1, False), (1, True), (2, False))]
+
+
+@pytest.mark.parametrize(("times", "later"), [(2, True), *MORE])
 def test_while_worker_processes_start_and_while_they_work(
     suite: tuple[Path, list[str]], times: int, later: bool
 ) -> None:
@@ -96,7 +103,7 @@ def test_while_worker_processes_start_and_while_they_work(
     interrupted(run([*words, "--workers", "2"], when(there, *[signal.SIGINT] * times)))
 
 
-@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_while_it_waits_for_another_process(suite: tuple[Path, list[str]], times: int) -> None:
     root, words = suite
     job = prepare(words[1], runs=root, overrides=FAST[1::2])
@@ -115,6 +122,7 @@ def test_while_it_waits_for_another_process(suite: tuple[Path, list[str]], times
     interrupted(seen[0])
 
 
+@pytest.mark.slow
 def test_while_a_judge_has_forks(suite: tuple[Path, list[str]], tmp_path: Path) -> None:
     words = (
         "evaluate tests.faults.slow:slow --data digits --eps 1/10 --attacks pgd-20 --images 16 --batch 4 --workers 2"
@@ -124,6 +132,7 @@ def test_while_a_judge_has_forks(suite: tuple[Path, list[str]], tmp_path: Path) 
     interrupted(run([*words.split(), "--runs", str(root)], when(there, signal.SIGINT)))
 
 
+@pytest.mark.slow
 def test_a_command_that_was_told_to_ignore_a_signal_ignores_it(suite: tuple[Path, list[str]]) -> None:
     """As `nohup` does: the terminal may be closed."""
     root, words = suite

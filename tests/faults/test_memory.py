@@ -64,19 +64,30 @@ class Cramped(nn.Module):
         raise ENDS[self.end]()
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+SLOW = ("pgd-targeted", "apgd-dlr", "apgd-t", "fab", "transfer")  # each much like one that is in the gate
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in ATTACKS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_an_attack_that_runs_out_of_memory_finds_the_same_on_halves(name: str) -> None:
     images, trial = setting(name, None)
     whole = judge(Cramped(None), images, replace(trial, batch=18))
-    assert judge(Cramped(9, backward=3), images, replace(trial, batch=18)).equals(whole)
+    assert judge(Cramped(9, backward=5), images, replace(trial, batch=18)).equals(whole)
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_every_word_for_it_is_known_and_the_checks_count_the_same_passes(end: str) -> None:
+def test_every_word_for_it_is_known(end: str) -> None:
     images, trial = setting("pgd", None)
-    found, of = judge(Cramped(4, 2, end), images, trial), Cramped(None)
-    assert found.equals(judge(of, images, trial))
-    assert check(Cramped(4, 2, end), images, trial, found) == check(of, images, trial, found)
+    few, trial = images.take(slice(0, 8)), replace(trial, judges={"pgd": [ATTACKS["pgd"]]}, batch=8)
+    found = judge(Cramped(4, 2, end), few, trial)
+    assert found.equals(judge(Cramped(None), few, trial))
+
+
+@pytest.mark.slow
+def test_the_checks_find_the_same_and_count_the_same_passes() -> None:
+    images, trial = setting("pgd", None)
+    found = judge(Cramped(None), images, trial)
+    assert check(Cramped(9, 5), images, trial, found) == check(Cramped(None), images, trial, found)
 
 
 def test_memory_that_ends_once_in_the_middle_of_a_batch_leaves_nothing_of_it() -> None:
@@ -104,8 +115,8 @@ def test_memory_that_ends_once_in_the_middle_of_a_batch_leaves_nothing_of_it() -
 
 def test_forks_and_threads_halve_each_their_own_batches(tmp_path: Path) -> None:
     images, trial = setting("pgd", None)
-    whole = judge(Cramped(None), images, trial)
-    assert judge(Cramped(3), images, replace(trial, workers=2)).equals(whole)
+    trial = replace(trial, judges={"pgd": trial.judges["first"]})
+    assert judge(Cramped(2), images, replace(trial, workers=2)).equals(judge(Cramped(None), images, trial))
     held = []
     for room in (None, 3):
         floats, labels = images.floats(slice(2, None)), images.labels[2:]
@@ -121,6 +132,7 @@ def test_forks_and_threads_halve_each_their_own_batches(tmp_path: Path) -> None:
 
 def test_a_restart_goes_on_from_halves(tmp_path: Path) -> None:
     images, trial = setting("pgd", tmp_path)
+    trial = replace(trial, judges={"pgd": trial.judges["first"]})
     first = judge(Cramped(3), images, trial)
     for path in sorted(tmp_path.glob("*.npz"))[::2]:  # half of the halves are lost
         path.unlink()
