@@ -53,6 +53,7 @@ def _claimed(root: Path) -> Iterator[None]:
     suite_of(root)  # which refuses what is no run folder, before anything is written there
     with ExitStack() as stack:
         with writable(root):
+            (root / ".locks").mkdir(exist_ok=True)
             stack.enter_context(locks.claimed(root / ".locks" / "report"))
         yield
 
