@@ -59,9 +59,7 @@ def run(
     Errors: `UserError`, `NumberError`, `LostError`.
     """
     ray = asked_for(executor, address, gpus_per_stage, device)
-    job = prepare(
-        suite, runs=runs, device=device, overrides=overrides, offline=offline, elsewhere=ray is not None
-    )
+    job = prepare(suite, runs=runs, device=device, overrides=overrides, offline=offline, elsewhere=ray is not None)
     rank = processes()[0]
     with Display(job.plan.cost, job.missing, job.place.store, quiet=rank > 0) as display:
         make(job, display, workers, ray)
