@@ -138,6 +138,7 @@ def surroundings() -> list[Any]:
 def main(folder: Path) -> None:
     """All cases, an error of one being part of what it says."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     os.chdir(folder)
     mock.patch.object(drawing, "save", return_value=[]).start()  # most of a report's time, and tested elsewhere
     before = surroundings()
