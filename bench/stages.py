@@ -138,7 +138,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, journal: Journal) -> dic
     before = doubts(stage, place.store, trial.judges)
     records.write(folder / "records.parquet", found, about(stage, classifier, images, as_said, found, before))
     if place.shared:
-        keep.rename(keep.with_name("through"))  # all at once, so that whoever still assists is sent away
+        keep.rename(through)  # all at once, so that whoever still assists is sent away
     return {}
 
 
