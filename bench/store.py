@@ -118,7 +118,7 @@ class Store:
                     hidden.rmdir()
                 return True
             for left in [path for path in hidden.rglob(".*") if path.is_file()]:
-                left.unlink()  # half written when a process was killed
+                left.unlink(missing_ok=True)  # half written when a process was killed; who assists may still be at it
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
                 made = work(hidden)
                 for path in hidden.iterdir():  # what is noted is whole, also after the machine lost its power
