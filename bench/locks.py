@@ -73,7 +73,7 @@ def _said(lock: TextIO, *, alive: bool) -> Holder | None:
         lock.seek(0)
         said = json.loads(lock.read())
         return Holder(host=str(said["host"]), pid=int(said["pid"]), since=str(said["since"]), alive=alive)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):  # torn, or of somebody else's
         return None
 
 

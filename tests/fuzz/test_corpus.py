@@ -1,5 +1,6 @@
 """The corpus of the fuzz, without atheris: every kept input is read, or refused in one clean line."""
 
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -51,3 +52,23 @@ def test_without_atheris_the_command_says_so_in_one_line(
     assert capsys.readouterr().out == (
         "python -m tests.fuzz: atheris is not installed, expected the extra 'fuzz'; see tox -e fuzz\n"
     )
+
+
+def test_what_was_found_before_is_found_again_and_an_early_end_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A finding has one name however often it is found, and a process that is killed leaves none."""
+    ends = [(77, "finding"), (77, "finding"), (-9, ""), (0, "")]
+
+    def process(name: str, flags: list[str], place: Path) -> tuple[int, str]:
+        code, wrote = ends.pop(0)
+        if wrote:
+            (place / "found" / f"{name}-crash-1").write_text(wrote)
+        return code, "stat::number_of_executed_units: 7\n"
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr("tests.fuzz.__main__._process", process)
+    words = ["--runs", "7", "--target", "labels", "--findings", str(tmp_path / "findings")]
+    assert [main(words) for _ in range(4)] == [1, 1, 1, 0]
+    assert [path.name for path in (tmp_path / "findings").iterdir()] == ["labels-crash-1"]
+    assert "labels: ended early" in capsys.readouterr().out
