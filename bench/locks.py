@@ -64,7 +64,7 @@ def holder(path: Path) -> Holder | None:
             if not lock.read(1):  # given back: nothing to look at, so that no lock is taken from under a claimer's nose
                 return None
             return _said(lock, alive=not _locked(lock.fileno(), fcntl.LOCK_SH))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no text, so of nobody's
         return None
 
 
