@@ -26,6 +26,7 @@ CORPUS = Path(__file__).with_name("corpus")
 MEMORY = Path("/dev/shm")
 LONGEST, SECONDS, MEGABYTES = 2**16, 60, 4096  # of an input, of one execution, of the process
 MOST, WEIGHT = 80, 300_000  # files of a target's corpus, and their bytes
+KEPT = re.compile("[0-9a-f]{40}")  # the names of inputs that libFuzzer keeps; regressions have words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,7 @@ def _keep(name: str, place: Path) -> None:
     merged.mkdir()
     _process(name, ["-merge=1", str(merged), str(kept), str(place / "grown"), str(place / "seeds")], place)
     for path in kept.iterdir():
-        if re.fullmatch("[0-9a-f]{40}", path.name):
+        if KEPT.fullmatch(path.name):
             path.unlink()
     files, weight = len(list(kept.iterdir())), sum(path.stat().st_size for path in kept.iterdir())
     for path in sorted(merged.iterdir(), key=lambda path: (path.stat().st_size, path.name)):
