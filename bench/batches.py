@@ -99,8 +99,8 @@ def _images(judge: Judge, rows: Tensor) -> Any:
 
 def _check(folder: Path, path: Path, note: Note) -> None:
     try:
-        before = dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError):
+        before = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError):
         raise UserError(f"{folder}: its protocol.json is damaged; remove the folder to start anew") from None
     parts = dict.fromkeys([*before, *note])
     pairs = [(part, before.get(part, "not said"), note.get(part, "not said")) for part in parts]

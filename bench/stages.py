@@ -213,7 +213,7 @@ def told(stage: Stage, store: Store) -> list[str]:
         return told_import(stage, store)
     if stage.kind != "labels":
         return []
-    held = json.loads(store.file(stage, "balance.json").read_text())
+    held = json.loads(store.file(stage, "balance.json").read_text(encoding="utf-8"))
     return [
         f"K = {k}: {part['smallest']} to {part['largest']} images in a cluster, entropy {part['entropy']} of "
         f"{part['most']} bits{'; warning: ' + part['warning'] if 'warning' in part else ''}"

@@ -1,5 +1,7 @@
 """The store: whole or not at all, found again, and every damage named."""
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -85,12 +87,32 @@ def test_missing_files_and_broken_notes_are_named(tmp_path: Path) -> None:
         store.file(STAGE, "other.txt")
     note = store.folder(STAGE) / "stage.json"
     text = note.read_text()
-    for broken, says in ((text[:50], "truncated"), (text.replace(STAGE.key, "0" * 16), f"expected {STAGE.key}")):
+    unsealed = {name: held for name, held in json.loads(text).items() if name != "seal"}
+    for broken, says in (
+        (text[:50], "truncated"),
+        ("[" * 100_000, "truncated"),
+        (text.replace(STAGE.key, "0" * 16), f"expected {STAGE.key}"),
+        (json.dumps(unsealed | {"files": None}), "changed"),
+        (json.dumps(unsealed | {"made": [1]}), "changed"),
+    ):
         note.write_text(broken)
         with pytest.raises(UserError) as caught:
             store.file(STAGE, "out.txt")
         assert says in one_line(caught.value)
         assert str(note) in str(caught.value)
+
+
+def test_notes_are_the_same_bytes_wherever_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that share a store may differ in their locale; reports read UTF-8."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "latin-1")
+    named = Stage(kind="pretrain", part={"name": "données"}, label="pretrain données")
+    store = Store(tmp_path)
+    store.claim_suite("données", {}, [])
+    store.make(named, fill)
+    for path in (tmp_path / "suite.json", store.folder(named) / "stage.json"):
+        assert "données".encode() in path.read_bytes()
+    assert store.note(named)["label"] == "pretrain données"
+    store.claim_suite("données", {}, [])
 
 
 def test_foreign_and_other_folders_are_refused_untouched(tmp_path: Path) -> None:
