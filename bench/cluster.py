@@ -171,11 +171,16 @@ class _Crew:
             answer = self._answer(stage, tasks[0])
             made = settled(answer)
         finally:
-            for task in () if made else tasks:  # who assists would go on to the end of an evaluation that is given up
-                self.library.cancel(task, force=True)
+            if not made:  # who assists would go on to the end of an evaluation that is given up
+                self._end(tasks)
         if made and answer["worked"]:
             report(1, 1)
         return made and self._seen(stage, answer["host"])
+
+    def _end(self, tasks: list[Any]) -> None:
+        """End those that run: Ray itself may end when one that is just through is cancelled."""
+        for task in self.library.wait(tasks, num_returns=len(tasks), timeout=0)[1]:
+            self.library.cancel(task, force=True)
 
     def _reached(self, stage: Stage) -> tuple[int, int] | None:
         """How far the stage is, where a task is at it."""

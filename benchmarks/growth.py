@@ -31,7 +31,7 @@ def plan(points: str) -> dict[str, Any]:
     planned = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         said = {"points": [resolved(point) for point in read], "cost": dict(made.cost)}
-        Store(Path(folder) / "runs").claim_suite("scale", said, list(made.cells), made.probes)
+        Store(Path(folder) / "runs").claim_suite("scale", said, list(made.cells), made.probes, made.stages)
         written = (Path(folder) / "runs" / "suite.json").stat().st_size
     times = {"seconds": planned - began, "claim": time.perf_counter() - planned}
     return {**times, "stages": len(made.stages), "json": written / 1e6}
