@@ -92,6 +92,22 @@ def test_missing_files_and_broken_notes_are_named(tmp_path: Path) -> None:
         assert str(note) in str(caught.value)
 
 
+def test_a_lost_suite_loses_no_stage(tmp_path: Path) -> None:
+    """Its removal is what is advised where it is damaged."""
+    store = Store(tmp_path / "run")
+    store.claim_suite("mine", {}, [])
+    store.make(STAGE, lambda folder: {})
+    path = store.root / "suite.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("mine", "thine"))
+    with pytest.raises(UserError, match="changed or not a suite's; remove it"):
+        store.claim_suite("mine", {}, [])
+    path.unlink()
+    store.claim_suite("mine", {}, [])
+    assert path.read_text() == whole
+    assert store.has(STAGE)
+
+
 def test_foreign_and_other_folders_are_refused_untouched(tmp_path: Path) -> None:
     store = Store(tmp_path)
     (tmp_path / "thesis.tex").write_text("mine")
