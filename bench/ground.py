@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -23,8 +24,8 @@ def firm(root: Path) -> None:
     with writable(root):
         locks = root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        kind = _kind(root)
-        wrong = f"is on {kind}, which renames by copying" if kind.removeprefix("fuse.") in COPYING else ""
+        copying = [kind for kind in _kinds(root) if kind.removeprefix("fuse.") in COPYING]
+        wrong = f"is on {copying[0]}, which renames by copying" if copying else ""
         if not wrong:
             with tempfile.TemporaryDirectory(dir=locks, prefix="ground-") as hidden:
                 wrong = _renames(Path(hidden)) or _locks(Path(hidden))
@@ -85,17 +86,20 @@ def _locks(hidden: Path) -> str:
     return ""
 
 
-def _kind(folder: Path) -> str:
-    """The type of the file system that a folder lies on, as Linux calls it; empty elsewhere."""
+def _kinds(folder: Path) -> list[str]:
+    """Type and source of the file system that a folder lies on, as Linux calls them; empty elsewhere.
+
+    Some file systems over object stores have the plain type `fuse` and say what they are as their source.
+    """
     try:
-        lines = MOUNTS.read_text(errors="replace").splitlines()
+        lines = MOUNTS.read_bytes().splitlines()
     except OSError:
-        return ""
-    found, depth, place = "", -1, os.path.realpath(folder)
+        return []
+    found, depth, place = b"", -1, os.fsencode(os.path.realpath(folder))
     for line in lines:
-        own, _, shared = line.partition(" - ")
-        point = own.split()[4].encode().decode("unicode_escape")  # a blank is \040 there
-        inside = place == point or place.startswith(point.rstrip("/") + "/")
+        own, _, shared = line.partition(b" - ")
+        point = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), own.split()[4])  # as blanks are
+        inside = place == point or place.startswith(point.rstrip(b"/") + b"/")
         if inside and len(point) >= depth:  # of two mounts on one place the later one is seen
-            found, depth = shared.split()[0], len(point)
-    return found
+            found, depth = shared, len(point)
+    return [os.fsdecode(word) for word in found.split()[:2]]

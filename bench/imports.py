@@ -82,7 +82,7 @@ def doubts(stage: Stage, store: Store, judges: Iterable[str]) -> tuple[Finding, 
     source = finetuned.parents.get("encoder") if finetuned else None
     if finetuned is None or source is None or source.kind != "import":
         return ()
-    held = json.loads(store.file(source, "import.json").read_text())
+    held = json.loads(store.file(source, "import.json").read_text(encoding="utf-8"))
     asked, found = finetuned.part.get("route"), None if held["probe"] is None else read(Probe, held["probe"], "probe")
     if found is None:
         said, advice = "the imported encoder was not asked whether it knows the images", "leave probe = false out"
@@ -101,6 +101,6 @@ def doubts(stage: Stage, store: Store, judges: Iterable[str]) -> tuple[Finding, 
 
 def told_import(stage: Stage, store: Store) -> list[str]:
     """What people should know of a finished import, in lines: how its file was read, and what the probe found."""
-    held = json.loads(store.file(stage, "import.json").read_text())
+    held = json.loads(store.file(stage, "import.json").read_text(encoding="utf-8"))
     probed = str(read(Probe, held["probe"], stage.label)) if held["probe"] else "not probed"
     return [*str(read(Report, held["report"], stage.label)).splitlines(), *probed.splitlines()]

@@ -153,7 +153,7 @@ def records_of(stage: Stage, store: Store) -> pd.DataFrame:
 
 def _begun(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):  # finished meanwhile, or written by half: nothing to go on with
         return {}
 

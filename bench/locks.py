@@ -64,7 +64,7 @@ def holder(path: Path) -> Holder | None:
             if not os.fstat(lock.fileno()).st_size:  # given back: no lock is taken from under a claimer's nose
                 return None
             return _said(lock, alive=not _locked(lock.fileno(), fcntl.LOCK_SH))
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no text, so of nobody's
         return None
 
 
@@ -73,7 +73,7 @@ def _said(lock: TextIO, *, alive: bool) -> Holder | None:
         lock.seek(0)
         said = json.loads(lock.read())
         return Holder(host=str(said["host"]), pid=int(said["pid"]), since=str(said["since"]), alive=alive)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, ArithmeticError, RecursionError):  # torn, or of somebody else's
         return None
 
 

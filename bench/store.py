@@ -89,14 +89,14 @@ class Store:
         """The stage's `stage.json`."""
         path = self.folder(stage) / "stage.json"
         try:
-            found: dict[str, Any] = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError):
+            found: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError):
             raise UserError(f"{path}: missing or truncated; remove the folder to make it anew") from None
         if found.get("schema") != SCHEMA:
             raise UserError(f"{path}: schema {found.get('schema')}, expected {SCHEMA}; by another robustcl version")
         if found.get("key") != stage.key:
             raise UserError(f"{path}: key {found.get('key')}, expected {stage.key}")
-        if not intact(found):
+        if not intact(found) or not isinstance(found.get("files"), dict) or not isinstance(found.get("made"), dict):
             raise UserError(f"{path}: not as it was written (changed); remove the folder to make it anew")
         return found
 
@@ -118,7 +118,7 @@ class Store:
                     hidden.rmdir()
                 return True
             for left in [path for path in hidden.rglob(".*") if path.is_file()]:
-                left.unlink()  # half written when a process was killed
+                left.unlink(missing_ok=True)  # half written when a process was killed; who assists may still be at it
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
                 made = work(hidden)
                 for path in hidden.iterdir():  # what is noted is whole, also after the machine lost its power
@@ -208,7 +208,7 @@ class Store:
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
     """Write JSON, whole or not at all, also where the machine then loses its power."""
     with writing(path, lasting=True) as part:
-        part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n")
+        part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _entry(stage: Stage) -> dict[str, Any]:
@@ -226,11 +226,11 @@ def _noted(stage: Stage, folder: Path, made: Mapping[str, Any]) -> dict[str, Any
 
 def _suite(path: Path) -> dict[str, Any]:
     try:
-        held = json.loads(path.read_text())
+        held = json.loads(path.read_text(encoding="utf-8"))
         if not intact(held):
             raise ValueError
         found = {"suite": str(held["suite"]), "cells": list(held["cells"]), "probes": list(held.get("probes", []))}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         wrong = "truncated, changed or not a suite's"
         raise UserError(f"{path}: {wrong}; remove it or choose another --runs folder") from None
     if held.get("schema") != SCHEMA:

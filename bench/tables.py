@@ -42,7 +42,7 @@ def find_suite(name: str | Path) -> Path:
 def merged(path: Path, below: tuple[Path, ...] = ()) -> tuple[Table, str]:
     """The tables of a suite over those of the suites that it extends, later ones over earlier, and its own text."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         table = tomllib.loads(text)
     except (OSError, ValueError, RecursionError) as error:  # tomllib's errors and those of text are of value
         raise UserError(f"{path}: not a readable TOML file ({error})") from None

@@ -19,7 +19,7 @@ from robustcl.reports.table import Table, tables
 from robustcl.reports.verified import NOTE, note, verified
 
 Arrays = dict[str, NDArray[Any]]
-_NOTE = {"kind": str, "label": str, "part": dict, "parents": dict, "made": dict}
+_NOTE = {"key": str, "kind": str, "label": str, "part": dict, "parents": dict, "made": dict}
 _EMPTY = {key: kind() for key, kind in _NOTE.items()}
 _ENTRY = ("probe", "encoder", "method", "scheme", "data", "seeds")
 
@@ -91,7 +91,7 @@ class RunFolder:
         path = self._path(key, NOTE)
         if path is None:
             return None
-        held = _EMPTY | shaped(note(path.parent), _NOTE, path)
+        held = _EMPTY | {"key": key} | shaped(note(path.parent), _NOTE, path)
         check_seen(held, str(path))
         shaped(held["parents"], dict.fromkeys(held["parents"], str), path)
         return held

@@ -20,7 +20,7 @@ def note(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged or truncated; remove the folder and run again") from None
     if held.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"{path}: schema version {held['schema']!r} is unknown, expected {SCHEMA}")
-    if not intact(held):
+    if not intact(held) or not isinstance(held.get("files", {}), dict):
         raise UserError(f"{path}: not as it was written (changed); remove the folder and run again")
     return held
 

@@ -1,8 +1,10 @@
 """The store: whole or not at all, found again, and every damage named."""
 
-import multiprocessing
+import io
+import json
 import os
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from robustcl.bench.store import Stage, Store
 from robustcl.models.errors import UserError
 from tests.bench.tiny import one_line
 
+ROOT = Path(__file__).parents[2]
 STAGE = Stage(kind="pretrain", part={"x": 1}, label="pretrain x")
 
 
@@ -84,7 +87,14 @@ def test_missing_files_and_broken_notes_are_named(tmp_path: Path) -> None:
         store.file(STAGE, "other.txt")
     note = store.folder(STAGE) / "stage.json"
     text = note.read_text()
-    for broken, says in ((text[:50], "truncated"), (text.replace(STAGE.key, "0" * 16), f"expected {STAGE.key}")):
+    unsealed = {name: held for name, held in json.loads(text).items() if name != "seal"}
+    for broken, says in (
+        (text[:50], "truncated"),
+        ("[" * 100_000, "truncated"),
+        (text.replace(STAGE.key, "0" * 16), f"expected {STAGE.key}"),
+        (json.dumps(unsealed | {"files": None}), "changed"),
+        (json.dumps(unsealed | {"made": [1]}), "changed"),
+    ):
         note.write_text(broken)
         with pytest.raises(UserError) as caught:
             store.file(STAGE, "out.txt")
@@ -106,6 +116,19 @@ def test_a_lost_suite_loses_no_stage(tmp_path: Path) -> None:
     store.claim_suite("mine", {}, [])
     assert path.read_text() == whole
     assert store.has(STAGE)
+
+
+def test_notes_are_the_same_bytes_wherever_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines that share a store may differ in their locale; reports read UTF-8."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "latin-1")
+    named = Stage(kind="pretrain", part={"name": "données"}, label="pretrain données")
+    store = Store(tmp_path)
+    store.claim_suite("données", {}, [])
+    store.make(named, fill)
+    for path in (tmp_path / "suite.json", store.folder(named) / "stage.json"):
+        assert "données".encode() in path.read_bytes()
+    assert store.note(named)["label"] == "pretrain données"
+    store.claim_suite("données", {}, [])
 
 
 def test_foreign_and_other_folders_are_refused_untouched(tmp_path: Path) -> None:
@@ -135,25 +158,26 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             assert one_line(caught.value).startswith(f"{root}: cannot be written (")
 
 
-def slow(root: str, mark: str) -> None:
-    def work(folder: Path) -> dict[str, Any]:
-        with Path(mark).open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        time.sleep(0.5)
-        return fill(folder)
+SLOW = """
+import sys, time
+from pathlib import Path
+from tests.bench.test_store import STAGE, Store, fill
 
-    Store(Path(root)).make(STAGE, work)
+def work(folder):
+    with open(sys.argv[2], "a") as file:
+        file.write("made\\n")
+    time.sleep(0.5)
+    return fill(folder)
+
+Store(Path(sys.argv[1])).make(STAGE, work)
+"""
 
 
 def test_two_processes_make_a_stage_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
     mark = tmp_path / "mark"
-    racers = [context.Process(target=slow, args=(str(tmp_path / "runs"), str(mark))) for _ in range(2)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(60)
-    assert [racer.exitcode for racer in racers] == [0, 0]
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "runs"), str(mark)]
+    racers = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
+    assert [racer.wait(60) for racer in racers] == [0, 0]
     assert len(mark.read_text().splitlines()) == 1
     assert Store(tmp_path / "runs").has(STAGE)
 

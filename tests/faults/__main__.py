@@ -1,7 +1,8 @@
 """The only owner of the kill harness as a command: `python -m tests.faults`, which tox's environment `faults` runs.
 
 Every kind of stage, and three kinds of whole commands, are killed with SIGKILL at seeded random moments and resumed.
-Exit code 1, with the seed and the moments, where anything was lost, doubled, half visible or of other bytes.
+Exit code 1, with the seed and the moments, where anything was lost, doubled, half visible or of other bytes; 2 for what
+cannot be played, 130 after Ctrl-C.
 """
 
 import argparse
@@ -14,21 +15,31 @@ from pathlib import Path
 import torch
 
 from robustcl.bench import forks
+from robustcl.models.errors import UserError
 from tests.faults.campaign import Tally, campaign
 from tests.faults.scenes import KINDS, scenes
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Kill, print a row for each kind, and say what was wrong: the exit code."""
-    given = _parser().parse_args(words)
+    given = _given(words)
     if not forks.possible():
         print("no fork of this process on this platform, or beside an accelerator: nothing is killed")
         return 0
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        chosen = scenes(Path(folder), given.kind or KINDS, given.scene)
-        tallies = campaign(chosen, given.kills, given.seed, Path(folder), _progress)
+    try:
+        with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+            chosen = scenes(Path(folder), given.kind or KINDS, given.scene)
+            tallies = campaign(chosen, given.kills, given.seed, Path(folder), _progress)
+    except UserError as error:
+        print(f"python -m tests.faults: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npython -m tests.faults: interrupted", file=sys.stderr)
+        return 130
     print("\r", end="", file=sys.stderr)
+    wrong = [line for tally in tallies for line in tally.wrong]
+    print(*wrong, sep="\n", file=sys.stderr)
     rows = [tally.row for tally in tallies]
     names = list(rows[0])
     for line in [names, *(map(str, row.values()) for row in rows)]:
@@ -38,19 +49,20 @@ def main(words: Sequence[str] | None = None) -> int:
             writer = csv.DictWriter(file, names, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    wrong = [line for tally in tallies for line in tally.wrong]
-    print(*wrong, sep="\n", file=sys.stderr)
     return 1 if wrong else 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _given(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Kill and resume, and compare.")
     parser.add_argument("--kills", type=int, default=200, help="for each kind; default 200")
     parser.add_argument("--seed", type=int, default=0, help="of all moments; default 0")
     parser.add_argument("--kind", nargs="+", choices=KINDS, help="only these kinds")
     parser.add_argument("--scene", nargs="+", help="only the scenes of these names")
     parser.add_argument("--out", type=Path, help="a CSV file for the table")
-    return parser
+    given = parser.parse_args(words)
+    if given.kills < 1:
+        parser.error("--kills: expected a number from 1 on")
+    return given
 
 
 def _progress(tally: Tally) -> None:

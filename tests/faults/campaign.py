@@ -111,15 +111,18 @@ class Round:
     def play(self) -> None:
         """Start all processes, and each again that was killed."""
         self.ring.clear()
-        for number in range(self.ring.scene.processes):
-            self._start(number)
-        while self.at_work:
-            for number, child in list(self.at_work.items()):
-                if ended := child.ended():
-                    del self.at_work[number]
-                    self._ended(number, child, ended)
-            self._read()
-            time.sleep(0.001)
+        try:
+            for number in range(self.ring.scene.processes):
+                self._start(number)
+            while self.at_work:
+                for number, child in list(self.at_work.items()):
+                    if number in self.at_work and (ended := child.ended()):
+                        del self.at_work[number]
+                        self._ended(number, child, ended)
+                self._read()
+                time.sleep(0.001)
+        finally:  # who stops the campaign leaves nobody at work
+            self._end()
         self._compare()
 
     def _start(self, number: int) -> None:
@@ -140,9 +143,11 @@ class Round:
             self._wrong(line)
         if ended in ("failed", "hangs"):
             self._wrong(f"{ended}: {self.ring.said[number].read_text()[-2000:]}")
-            for other in self.at_work.values():
-                other.end()
-            self.at_work.clear()
+            self._end()
+
+    def _end(self) -> None:
+        while self.at_work:
+            self.at_work.popitem()[1].end()
 
     def _read(self) -> None:
         """Read the records beside several processes that write: whatever is there is whole."""

@@ -18,6 +18,7 @@ from robustcl.bench import runner
 from robustcl.bench.runner import Job, prepare
 from robustcl.bench.stages import execute
 from robustcl.bench.store import Stage, Store
+from robustcl.models.errors import unknown
 from robustcl.reports import drawing, report
 from tests.bench.tiny import Quiet, write_suite
 from tests.models.official import acl
@@ -64,7 +65,7 @@ class Scene:
 
 def scenes(folder: Path, kinds: Sequence[str] = KINDS, names: Sequence[str] | None = None) -> list[Scene]:
     """The scenes of these kinds, all or those of these `names`; what they read is written into `folder`, and below its
-    `runs` what they build on."""
+    `runs` what they build on. Errors: `UserError` where one of `names` is no scene of these kinds."""
     suites = {job.name: job for job in jobs(folder)}
     whole, store = suites["killed"], Store(folder / "runs")
     found = [_run(folder), _several(suites["automatic"]), *_given(folder, whole)]
@@ -72,7 +73,11 @@ def scenes(folder: Path, kinds: Sequence[str] = KINDS, names: Sequence[str] | No
         stages = {stage.label: stage for stage in suites[suite].plan.stages}
         found += [_stage(stages[label], suites[suite], suite) for label in labels]
     found.append(_stage(_labelled(whole, "evaluate at SLF at 1/20"), whole, workers=2))
-    chosen = [one for one in found if one.kind in kinds and (names is None or one.name in names)]
+    known = [one for one in found if one.kind in kinds]
+    for name in names or ():
+        if name not in (one.name for one in known):
+            raise unknown("--scene", "scene", name, [one.name for one in known])
+    chosen = [one for one in known if names is None or one.name in names]
     needed = {stage.key: stage for scene in chosen for stage in scene.before}
     for stage in needed.values():
         execute(stage, replace(whole.place, store=store), lambda done, total: None)

@@ -48,6 +48,7 @@ def test_a_run_whose_clock_goes_backwards_makes_the_same(tmp_path: Path, capfd: 
     assert visible(tmp_path / "back") == visible(tmp_path / "forwards")
 
 
+@pytest.mark.usefixtures("imported")
 def test_files_from_the_future_are_files(tmp_path: Path) -> None:
     job = prepare(write_suite(tmp_path), runs=tmp_path / "runs", overrides=FAST)
     make(job, Quiet(), workers=1)

@@ -92,24 +92,26 @@ def test_locks_that_do_not_lock_are_refused(tmp_path: Path, monkeypatch: pytest.
         assert f"{tmp_path}: its file system {wrong}" in one_line(caught.value)
 
 
-@pytest.mark.parametrize("kind", [*COPYING, "ext4"])
+@pytest.mark.parametrize(
+    ("mount", "kind"),
+    [(f"fuse.{kind} s3", f"fuse.{kind}") for kind in COPYING]
+    + [("fuse mountpoint-s3", "mountpoint-s3"), ("fuse blobfuse2", "blobfuse2"), ("ext4 s3", "")],
+)
 def test_file_systems_over_object_stores_are_known_by_name(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mount: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mounts = tmp_path / "mountinfo"
-    (tmp_path / "a bucket").mkdir()
-    place = str((tmp_path / "a bucket").resolve()).replace(" ", "\\040")
-    mounts.write_text(
-        "22 1 0:21 / / rw,relatime - ext4 /dev/vda rw\n"
-        f"23 22 0:22 / {place} rw,nosuid shared:1 - {'' if kind == 'ext4' else 'fuse.'}{kind} s3 rw\n"
-    )
+    mounts, bucket = tmp_path / "mountinfo", tmp_path / "a bucket of données"
+    bucket.mkdir()
+    place = str(bucket.resolve()).replace(" ", "\\040")
+    lines = f"22 1 0:21 / / rw,relatime - ext4 /dev/vda rw\n23 22 0:22 / {place} rw,nosuid shared:1 - {mount} rw\n"
+    mounts.write_text(lines, encoding="utf-8")
     monkeypatch.setattr(ground, "MOUNTS", mounts)
     firm(tmp_path)  # beside it
-    if kind == "ext4":
-        firm(tmp_path / "a bucket" / "runs")
+    if not kind:
+        firm(bucket / "runs")
         return
-    with pytest.raises(UserError, match=f"is on fuse.{kind}, which renames by copying") as caught:
-        firm(tmp_path / "a bucket" / "runs")
+    with pytest.raises(UserError, match=f"is on {kind}, which renames by copying") as caught:
+        firm(bucket / "runs")
     assert one_line(caught.value)
 
 

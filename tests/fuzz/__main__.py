@@ -2,7 +2,8 @@
 
 Options: `--runs N` (executions, 1,000,000 of all targets together), `--target NAME` (again for several), `--seed S`,
 `--jobs J` (targets at a time), `--findings FOLDER` (where inputs go that were findings) and `--keep`, which adds what
-reaches new code to the corpus in `tests/fuzz/corpus`. Ends with 1 where a reader raised anything but a clean line.
+reaches new code to the corpus in `tests/fuzz/corpus`. Ends with 1 where a reader raised anything but a clean line or a
+process ended before its executions were done, with 2 without atheris, and with 130 after Ctrl-C.
 """
 
 import argparse
@@ -25,13 +26,15 @@ CORPUS = Path(__file__).with_name("corpus")
 MEMORY = Path("/dev/shm")
 LONGEST, SECONDS, MEGABYTES = 2**16, 60, 4096  # of an input, of one execution, of the process
 MOST, WEIGHT = 80, 300_000  # files of a target's corpus, and their bytes
+KEPT = re.compile("[0-9a-f]{40}")  # the names of inputs that libFuzzer keeps; regressions have words
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one target: its figures, and the files of inputs that were findings."""
+    """What came of one target: its figures, the files of inputs that broke it, and whether it went through."""
 
     name: str
+    whole: bool
     executions: int
     seconds: float
     corpus: int
@@ -54,16 +57,20 @@ def main(given: Sequence[str] | None = None) -> int:
             runs = round(asked.runs * known[name].share / whole)
             return _fuzzed(name, known[name], runs, asked.seed, Path(place) / name, asked.findings)
 
-        with ThreadPoolExecutor(asked.jobs) as pool:
-            outcomes = list(pool.map(campaign, known))
+        try:
+            with ThreadPoolExecutor(asked.jobs) as pool:
+                outcomes = list(pool.map(campaign, known))
+        except KeyboardInterrupt:
+            print(f"python -m tests.fuzz: interrupted; findings so far are in {asked.findings}", file=sys.stderr)
+            return 130
         if asked.keep:
             for name in known:
                 _keep(name, Path(place) / name)
     print(_table(outcomes))
-    for one in outcomes:
-        if one.findings or one.executions == 0:
-            print(f"\n{one.name}: {', '.join(map(str, one.findings)) or 'did not start'}\n{one.said}")
-    return 1 if any(one.findings or not one.executions for one in outcomes) else 0
+    broken = [one for one in outcomes if one.findings or not one.whole]
+    for one in broken:
+        print(f"\n{one.name}: {', '.join(map(str, one.findings)) or 'ended early'}\n{one.said}")
+    return 1 if broken else 0
 
 
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -74,29 +81,34 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="targets at a time")
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"), help="where inputs go that break")
     parser.add_argument("--keep", action="store_true", help="add what reaches new code to the corpus")
-    return parser.parse_args(given)
+    asked = parser.parse_args(given)
+    if min(asked.runs, asked.jobs) < 1:
+        parser.error("--runs and --jobs: expected numbers from 1 on")
+    return asked
 
 
 def _fuzzed(name: str, target: Target, runs: int, seed: int, place: Path, findings: Path) -> Outcome:
     """One target, in a process of its own, which keeps its files in `place`."""
-    for part in ("grown", "seeds", "tmp"):
+    for part in ("grown", "seeds", "tmp", "found"):
         (place / part).mkdir(parents=True)
     for one, data in target.seeds().items():
         (place / "seeds" / one).write_bytes(data)
     known = [place / "grown", place / "seeds", *filter(Path.is_dir, [CORPUS / name])]
     findings.mkdir(parents=True, exist_ok=True)
     limits = [f"-max_len={LONGEST}", f"-timeout={SECONDS}", f"-rss_limit_mb={MEGABYTES}", f"-seed={seed}"]
-    flags = [f"-runs={runs}", f"-artifact_prefix={findings}/{name}-", "-print_final_stats=1", *limits]
-    before, begun = set(findings.iterdir()), time.monotonic()
-    said = _process(name, [*flags, *map(str, known)], place)
+    flags = [f"-runs={runs}", f"-artifact_prefix={place}/found/{name}-", "-print_final_stats=1", *limits]
+    begun = time.monotonic()
+    code, said = _process(name, [*flags, *map(str, known)], place)
+    found = [Path(shutil.copy(path, findings)) for path in sorted((place / "found").iterdir())]
     executed, covered = re.findall(r"number_of_executed_units: (\d+)", said), re.findall(r"cov: (\d+)", said)
     return Outcome(
         name=name,
+        whole=code == 0 and bool(executed),
         executions=int(executed[-1]) if executed else 0,
         seconds=time.monotonic() - begun,
         corpus=sum(1 for folder in known for _ in folder.iterdir()),
         coverage=int(covered[-1]) if covered else 0,
-        findings=sorted(path for path in set(findings.iterdir()) - before if path.name.startswith(f"{name}-")),
+        findings=found,
         said=_told(said),
     )
 
@@ -107,15 +119,15 @@ def _told(said: str) -> str:
     return "\n".join([*raised, *said.splitlines()[-12:]])
 
 
-def _process(name: str, flags: Sequence[str], place: Path) -> str:
-    """What libFuzzer says of a run with these flags."""
+def _process(name: str, flags: Sequence[str], place: Path) -> tuple[int, str]:
+    """How a run of libFuzzer with these flags ended, and what it said."""
     environment = os.environ | {"TMPDIR": str(place / "tmp"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, "-m", "tests.fuzz.process", name, *flags]
     root = Path(__file__).parents[2]
     done = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, errors="replace", check=False
     )
-    return done.stdout + done.stderr
+    return done.returncode, done.stdout + done.stderr
 
 
 def _keep(name: str, place: Path) -> None:
@@ -125,7 +137,7 @@ def _keep(name: str, place: Path) -> None:
     merged.mkdir()
     _process(name, ["-merge=1", str(merged), str(kept), str(place / "grown"), str(place / "seeds")], place)
     for path in kept.iterdir():
-        if re.fullmatch("[0-9a-f]{40}", path.name):
+        if KEPT.fullmatch(path.name):
             path.unlink()
     files, weight = len(list(kept.iterdir())), sum(path.stat().st_size for path in kept.iterdir())
     for path in sorted(merged.iterdir(), key=lambda path: (path.stat().st_size, path.name)):
