@@ -176,7 +176,8 @@ class Store:
                 )
             return {key: list(held[key]) for key in ("cells", "probes")}
         with writable(self.root):
-            if self.root.exists() and any(child.name not in _OURS for child in self.root.iterdir()):
+            ours = self._lock("suite").exists()  # a run folder whose suite.json was lost
+            if not ours and self.root.exists() and any(child.name not in _OURS for child in self.root.iterdir()):
                 raise UserError(f"{self.root}: not empty and not a run folder, expected a new one")
         return {"cells": [], "probes": []}
 

@@ -141,7 +141,7 @@ def suite_of(folder: Path) -> dict[str, Any]:
     if found != SUITE_SCHEMA:
         raise UserError(f"{path}: schema version {found!r} is unknown, expected {SUITE_SCHEMA}")
     if not intact(suite):
-        raise UserError(f"{path}: damaged, not as it was written; the command that wrote it writes it again")
+        raise UserError(f"{path}: damaged, not as it was written; remove it and give the same command again")
     check_seen(suite, str(path))
     return shaped(suite, {"suite": str, "cells": list, "resolved": dict}, path)
 

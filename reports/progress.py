@@ -62,7 +62,7 @@ class RunState:
     def __str__(self) -> str:
         states, ages = [stage.state for stage in self.stages], [s.age for s in self.stages if s.age is not None]
         done = states.count("finished")
-        now = [state for state in ("running", "failed", "interrupted") if state in states]
+        now = [state for state in ("running", "failed", "interrupted", "damaged") if state in states]
         rest = "" if done == len(states) else now[0] if now else "stopped" if done else "not begun"
         last = f"last change {duration(min(ages))} ago" if ages else ""
         head = f"{self.root}: suite {self.suite}, {done} of {len(states)} stages finished"
@@ -79,8 +79,9 @@ def listing(folder: Path) -> str:
         raise UserError(f"{folder}: no such folder, expected a run folder, or one that holds some")
     if (folder / "suite.json").exists():
         run = state_of(folder)
+        run = replace(run, stages=[_with_note(stage, folder) for stage in run.stages])
         wide = max((len(stage.label) for stage in run.stages), default=0)
-        rows = [f"  {stage.label:<{wide}}  {_with_note(stage, folder)}" for stage in run.stages]
+        rows = [f"  {stage.label:<{wide}}  {stage}" for stage in run.stages]
         more = f"  {run.unnamed} more that the suite does not name, or no longer"
         return _lines([str(run), *rows, *([more] if run.unnamed else [])])
     lines = [line for path in _run_folders(folder, DEPTH) for line in _in_short(path)]
@@ -161,7 +162,7 @@ def _with_note(stage: StageState, root: Path) -> StageState:
         made = json.loads(note.read_text(encoding="utf-8"))["made"]
         return replace(stage, seconds=float(made["seconds"]) if "seconds" in made else None)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return replace(stage, state="damaged", told="its stage.json; remove the folder to make it anew")
+        return replace(stage, state="damaged", age=None, told="its stage.json; remove the folder to make it anew")
 
 
 def _label(root: Path, stage: StageState) -> str:

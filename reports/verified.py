@@ -17,7 +17,7 @@ def note(folder: Path) -> dict[str, Any]:
     try:
         held = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, RecursionError):
-        raise UserError(f"{path}: damaged or truncated, expected a whole JSON file") from None
+        raise UserError(f"{path}: damaged or truncated; remove the folder and run again") from None
     if held.get("schema", SCHEMA) != SCHEMA:
         raise UserError(f"{path}: schema version {held['schema']!r} is unknown, expected {SCHEMA}")
     if not intact(held) or not isinstance(held.get("files", {}), dict):

@@ -52,7 +52,8 @@ def _usage(error: Exception) -> int | None:
     show = getattr(error, "format_message", None)
     if show is None:
         return None
-    print(f"robustcl: {show()}", file=sys.stderr)
+    text = show()
+    print(text if text.startswith("Usage: ") else f"robustcl: {text}", file=sys.stderr)  # help, where nothing was asked
     return int(getattr(error, "exit_code", 2))
 
 

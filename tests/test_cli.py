@@ -66,6 +66,8 @@ def test_version_help_and_nothing(call: Call) -> None:
     assert told.code == 0
     assert all(command in told.out for command in ("run", "ls", "report", "fetch", "check", "bless"))
     assert "..." not in told.out.partition("Commands:")[2], "a command's first sentence does not fit"
+    nothing = call()
+    assert (nothing.code, nothing.err.strip()) == (2, told.out.strip())
     told = call("run", "--help")
     assert all(word in told.out for word in ("--dry-run", "--set", "--runs", "--device", "--offline", "--workers"))
 

@@ -102,6 +102,22 @@ def test_missing_files_and_broken_notes_are_named(tmp_path: Path) -> None:
         assert str(note) in str(caught.value)
 
 
+def test_a_lost_suite_loses_no_stage(tmp_path: Path) -> None:
+    """Its removal is what is advised where it is damaged."""
+    store = Store(tmp_path / "run")
+    store.claim_suite("mine", {}, [])
+    store.make(STAGE, lambda folder: {})
+    path = store.root / "suite.json"
+    whole = path.read_text()
+    path.write_text(whole.replace("mine", "thine"))
+    with pytest.raises(UserError, match="changed or not a suite's; remove it"):
+        store.claim_suite("mine", {}, [])
+    path.unlink()
+    store.claim_suite("mine", {}, [])
+    assert path.read_text() == whole
+    assert store.has(STAGE)
+
+
 def test_notes_are_the_same_bytes_wherever_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines that share a store may differ in their locale; reports read UTF-8."""
     monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "latin-1")

@@ -164,7 +164,8 @@ def test_a_suite_that_names_no_stages_has_those_that_lie_there(root: Path) -> No
         "pretrain made": "finished", "broken": "failed", "stopped": "interrupted", "pretrain killed": "interrupted",
     }  # fmt: skip
     (root / "pretrain" / stages()["made"].key / "stage.json").write_text("{")
-    assert f"  pretrain {stages()['made'].key}  damaged " in listing(root)
+    assert f"  pretrain {stages()['made'].key}  damaged: its stage.json; remove the folder to" in listing(root)
+    assert ", 0 of 4 stages finished, failed, " in listing(root)
 
 
 def test_a_stage_that_hangs_is_said_to_be_silent(root: Path) -> None:
