@@ -186,6 +186,9 @@ class Store:
 
         Errors: as `claim_suite`.
         """
+        self.suite(name)
+        if not (self.root / "suite.json").exists():
+            firm(self.root)
         with writable(self.root), self._claimed("suite"):
             held = self.suite(name)
             found = {tuple(cell[key] for key in _PLACE): cell for cell in [*held["cells"], *cells]}

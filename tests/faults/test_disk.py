@@ -55,7 +55,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize(("every", "least"), [(12, 3), pytest.param(1, 40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("every", "least"), [(24, 2), pytest.param(1, 40, marks=pytest.mark.slow)])
 def test_every_operation_of_a_run_fails_once(whole: Path, tmp_path: Path, every: int, least: int) -> None:
     """Each attempt goes one operation further than the one before, until none is left that has not failed."""
     root, note = tmp_path / "runs", tmp_path / "failed"

@@ -78,6 +78,14 @@ def test_a_file_system_without_atomic_renames_is_refused(
     store.claim_suite("tiny", {}, [])  # nothing that was tried is in the way
 
 
+def test_it_is_refused_for_a_given_classifier_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose folder has no suite: its first row begins it."""
+    monkeypatch.setattr(os, "rename", copying)
+    with pytest.raises(UserError, match="renames by copying"):
+        Store(tmp_path / "runs").add("evaluate", [])
+    assert not (tmp_path / "runs" / "suite.json").exists()
+
+
 def test_locks_that_do_not_lock_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, wrong in ((None, "gives one lock to two at once"), (errno.ENOLCK, "has no locks (")):
 

@@ -1,6 +1,7 @@
 """Files that would run code, were they read as other programs read them: refused in one line, and nothing has run."""
 
 import hashlib
+import json
 import pickle
 import subprocess
 import sys
@@ -25,8 +26,9 @@ from robustcl.models.vision import torchvision
 from robustcl.pretraining.images import Images
 from robustcl.pretraining.pseudo_labels import load_labels
 from robustcl.reports.baseline import read_baseline
-from robustcl.reports.folder import arrays_of
+from robustcl.reports.folder import RunFolder, arrays_of
 from robustcl.reports.frame import frame
+from robustcl.reports.verified import verified
 from tests.bench import official
 from tests.security import hostile
 
@@ -169,3 +171,18 @@ def test_records_that_promise_more_than_they_can_hold_are_refused(
     monkeypatch.setattr("robustcl.models.arrays.TIMES", 0)
     with pytest.raises(UserError, match=r"records\.parquet: promises 180 values"):
         frame(run)
+
+
+@pytest.mark.parametrize("files", [None, [], "x", 5])
+def test_a_note_of_a_stage_without_a_table_of_files_is_one_line(tmp_path: Path, files: object) -> None:
+    (tmp_path / "stage.json").write_text(json.dumps({"schema": 1, "files": files}))
+    (tmp_path / "curve.csv").write_text("epoch,loss\n")
+    with pytest.raises(UserError, match=r"stage\.json: not as it was written"):
+        verified(tmp_path / "curve.csv")
+
+
+def test_a_stage_that_does_not_say_its_key_has_that_of_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "pretrain" / "aa"
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text('{"schema": 1}')
+    assert (RunFolder(tmp_path).stage("aa") or {})["key"] == "aa"
