@@ -111,7 +111,9 @@ class Store:
             if not mine:
                 return False
             hidden = self.hidden(stage)
-            # First, as this makes the cache of a network file system look at the folder anew.
+            if self.has(stage) and not hidden.exists():
+                return True
+            # This makes the cache of a network file system look at the folder anew.
             hidden.mkdir(parents=True, exist_ok=True)
             if self.has(stage):
                 with suppress(OSError):

@@ -132,7 +132,7 @@ def load_classifier(path: str | Path) -> Classifier:
     if found.kind != "classifier":
         raise UserError(f"{path}: holds an {found.kind}, expected a classifier")
     classes = found.description.get("classes")
-    if not isinstance(classes, int) or classes < 1:
+    if type(classes) is not int or classes < 1:  # true is no number of classes
         raise UserError(f"{path}: a classifier of {classes!r} classes, expected their number")
 
     def build() -> Classifier:

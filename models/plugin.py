@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from functools import cache
 from typing import Any, TypeVar
 
 from robustcl.models.errors import unknown
@@ -10,9 +11,10 @@ from robustcl.models.errors import unknown
 T = TypeVar("T")
 
 
-def names(package: str) -> list[str]:
+@cache  # a grid asks thousands of times
+def names(package: str) -> tuple[str, ...]:
     """The names of the plug-ins in `package`, such as `robustcl.pretraining.methods`."""
-    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)))
 
 
 def find(package: str, kind: str, name: Any, base: type[T], where: str) -> type[T]:

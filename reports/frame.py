@@ -217,6 +217,8 @@ def _records(path: Path) -> pa.Table:
                 raise UserError(f"{path}: records of schema version {found} are unknown, expected {expected}")
             check_size(file.metadata, path)
             table = file.read().select(RECORDS.names)
+        if not table.num_rows:
+            raise UserError(f"{path}: holds no record, expected those of an image at least")
         empty = next((name for name in RECORDS.names if table.column(name).null_count), None)
         if empty is not None:
             raise UserError(f"{path}: damaged, rows without '{empty}', expected whole records")
