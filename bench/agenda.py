@@ -18,7 +18,8 @@ class Agenda:
     """
 
     def __init__(self, stages: Sequence[Stage], store: Store, cost: Mapping[str, int]) -> None:
-        lacking = {stage.key: stage for stage in stages if not store.has(stage)}
+        there = store.finished(stages)
+        lacking = {stage.key: stage for stage in stages if stage.key not in there}
         urgent = urgency(list(lacking.values()), cost)
         self._turn = {key: (-urgent[key], at) for at, key in enumerate(lacking)}
         self.store, self._left, self._said = store, lacking, Holder("", 0, "", alive=False)

@@ -76,13 +76,13 @@ class Batches:
         for path in sorted(self.folder.glob(f"{order:03d}-*.npz")):
             content = read_sealed(path)
             if content is None:
-                path.unlink()  # a batch that is not as it was kept is attacked again
+                path.unlink(missing_ok=True)  # a batch that is not as it was kept is attacked again
                 continue
             with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 arrays = {name: torch.from_numpy(file[name]).to(judge.y.device) for name in file.files}
             rows, images = arrays.pop("rows"), arrays.pop("images", None)
             if images is None or rows.max() >= len(judge.y) or not np.array_equal(images.cpu(), _images(judge, rows)):
-                path.unlink()
+                path.unlink(missing_ok=True)  # another process may have been quicker
                 continue
             for name, held in judge.held.items():
                 held[rows] = arrays[name]

@@ -31,10 +31,11 @@ _RETRIES = 3  # of a stage whose worker was lost
 _LOOK = 0.2  # seconds between two looks at a task that is to begin
 _PATIENCE = 60.0  # seconds in which a file system has to show what another machine has written
 _MEMORY = 128 * 2**20  # bytes for the objects of Ray, of which we have none
-_QUIET = {  # the last: Ray tells of lost workers on the standard output, which is the table's
+_WAYS = {  # how Ray is to behave
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # it tells of lost workers on the standard output, which is the table's
+    "RAY_task_oom_retries": str(_RETRIES),  # for ever, by itself
 }
 
 
@@ -85,14 +86,14 @@ def run_on_ray(
         try:
             side_by_side(agenda, lambda: workers or crew.places(), make, True, watch)
         finally:
-            crew.stop()
+            crew.over.set()
 
 
 @contextmanager
 def _connected(ray: Ray, workers: int | None) -> Iterator[Any]:
     """The library, connected to a cluster; a connection that the caller has is used, and stays."""
-    before = {name: os.environ.get(name) for name in (*_QUIET, "OMP_NUM_THREADS", "PYTHONPATH")}
-    os.environ.update(_QUIET | {name: held for name, held in environment().items() if name in before})
+    before = {name: os.environ.get(name) for name in (*_WAYS, "OMP_NUM_THREADS", "PYTHONPATH")}
+    os.environ.update(_WAYS | {name: held for name, held in environment().items() if name in before})
     try:
         library = _imported()
         if library.is_initialized():
@@ -139,7 +140,7 @@ class _Crew:
 
     def __init__(self, library: Any, ray: Ray, place: Place, watch: Watch) -> None:
         self.library, self.store, self.watch = library, place.store, watch
-        self.over, self.running = threading.Event(), set[Any]()
+        self.over = threading.Event()  # set when nothing is to run any more
         self.where = json.dumps({**directions(place), "folder": str(Path.cwd()), "version": __version__})
         self.needs = {"CPU": 1.0} | ({"GPU": ray.gpus} if place.device == "cuda" else {})
         self.task, self.place = library.remote(errand), {"num_cpus": 1, "num_gpus": self.needs.get("GPU", 0)}
@@ -154,29 +155,27 @@ class _Crew:
 
     def make(self, stage: Stage, taken: int) -> bool:
         """Have the stage made, `taken` - 1 tasks assisting; False where a process outside this run works at it."""
-        said, report, begun = json.dumps(to_json(stage)), told(stage, self.watch), False
-        main = self.task.options(**self.place, max_retries=_RETRIES).remote(self.where, said, assists=False)
-        self.running.add(main)
-        while not self.library.wait([main], timeout=EVERY if begun else _LOOK)[0]:
-            if self.over.is_set():
-                return False
-            if reached := self._reached(stage):
-                report(*reached)
-                for _ in range(0 if begun else taken - 1):  # only now: one that came first would take its place
-                    self.task.options(**self.place, max_retries=0).remote(self.where, said, assists=True)
-                begun = True
-        self.running.discard(main)
-        answer = self._answer(stage, main)
-        made = settled(answer)
+        said, report, made = json.dumps(to_json(stage)), told(stage, self.watch), False
+        tasks = [self.task.options(**self.place, max_retries=_RETRIES).remote(self.where, said, assists=False)]
+        try:
+            begun = False
+            while not self.library.wait(tasks[:1], timeout=EVERY if begun else _LOOK)[0]:
+                if self.over.is_set():
+                    return False
+                if reached := self._reached(stage):
+                    report(*reached)
+                    for _ in range(0 if begun else taken - 1):  # only now: one that came first would take its place
+                        helper = self.task.options(**self.place, max_retries=0)
+                        tasks.append(helper.remote(self.where, said, assists=True))
+                    begun = True
+            answer = self._answer(stage, tasks[0])
+            made = settled(answer)
+        finally:
+            for task in () if made else tasks:  # who assists would go on to the end of an evaluation that is given up
+                self.library.cancel(task, force=True)
         if made and answer["worked"]:
             report(1, 1)
         return made and self._seen(stage, answer["host"])
-
-    def stop(self) -> None:
-        """End what is running, and the threads that wait for it; who assists then has nothing to do."""
-        self.over.set()
-        for task in list(self.running):
-            self.library.cancel(task, force=True)
 
     def _reached(self, stage: Stage) -> tuple[int, int] | None:
         """How far the stage is, where a task is at it."""
@@ -206,6 +205,8 @@ class _Crew:
     def _seen(self, stage: Stage, host: str) -> bool:
         patience = time.monotonic() + _PATIENCE
         while not self.store.has(stage):
+            if self.over.is_set():
+                return False
             if time.monotonic() > patience:
                 raise UserError(
                     f"{self.store.root}: {stage.label} was made on {host} and is not seen here, expected a folder on "

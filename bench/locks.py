@@ -61,7 +61,7 @@ def holder(path: Path) -> Holder | None:
     """Who holds the claim, or held it last and left its work undone; None for neither."""
     try:
         with path.open() as lock:
-            if not lock.read(1):  # given back: nothing to look at, so that no lock is taken from under a claimer's nose
+            if not os.fstat(lock.fileno()).st_size:  # given back: no lock is taken from under a claimer's nose
                 return None
             return _said(lock, alive=not _locked(lock.fileno(), fcntl.LOCK_SH))
     except (OSError, ValueError):  # ValueError: no text, so of nobody's

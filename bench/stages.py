@@ -23,7 +23,7 @@ from robustcl.bench.place import Place, Report, outside, threat_of
 from robustcl.bench.probing import make_probe
 from robustcl.bench.provenance import provenance
 from robustcl.bench.references import again
-from robustcl.bench.store import Stage, Store, write_json
+from robustcl.bench.store import Stage, Store
 from robustcl.models import checkpoint
 from robustcl.models import memory as exhaustion
 from robustcl.models.architecture import read_architecture
@@ -123,12 +123,14 @@ def _labels(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[
         how = read(ClusterFit, stage.part["fit"], stage.label)
         found = cluster(network.to(place.device), images, how, stage.part["seed"])
     save_labels(folder / "labels.npz", found)
-    write_json(folder / "balance.json", balance(found))
+    (folder / "balance.json").write_text(json.dumps(balance(found), indent=1) + "\n")
     return {}
 
 
 def _evaluate(stage: Stage, place: Place, folder: Path, journal: Journal) -> dict[str, Any]:
-    keep = folder / "progress" / "batches"
+    keep, through = folder / "progress" / "batches", folder / "progress" / "through"
+    if through.exists():  # this process's forerunner died a moment before it was finished
+        through.rename(keep)
     keep.mkdir(exist_ok=True)
     classifier, images, trial = _trial(stage, place, keep)
     found = judge(classifier, images, replace(trial, report=journal.moved, log=journal.write))
@@ -136,7 +138,7 @@ def _evaluate(stage: Stage, place: Place, folder: Path, journal: Journal) -> dic
     before = doubts(stage, place.store, trial.judges)
     records.write(folder / "records.parquet", found, about(stage, classifier, images, as_said, found, before))
     if place.shared:
-        keep.rename(keep.with_name("through"))  # all at once, so that whoever still assists is sent away
+        keep.rename(through)  # all at once, so that whoever still assists is sent away
     return {}
 
 

@@ -118,12 +118,12 @@ class Store:
                     hidden.rmdir()
                 return True
             for left in [path for path in hidden.rglob(".*") if path.is_file()]:
-                left.unlink()  # half written when a process was killed
+                left.unlink(missing_ok=True)  # half written when a process was killed; who assists may still be at it
             if not (hidden / "stage.json").exists():  # else it was made, and its process died before the rename
                 made = work(hidden)
                 for path in hidden.iterdir():  # what is noted is whole, also after the machine lost its power
                     settle(path)
-                write_json(hidden / "stage.json", _noted(stage, hidden, made))
+                write_json(hidden / "stage.json", sealed(_noted(stage, hidden, made)))
             if (hidden / "progress").exists():
                 shutil.rmtree(hidden / "progress")
             settle(hidden)
@@ -204,13 +204,13 @@ class Store:
     ) -> None:
         """Write `suite.json`, for who has its claim: two that write at once would tear it."""
         what = {"schema": SCHEMA, "suite": name, "resolved": resolved, "cells": list(cells), "probes": list(probes)}
-        write_json(self.root / "suite.json", {**what, "stages": [_entry(stage) for stage in stages]})
+        write_json(self.root / "suite.json", sealed({**what, "stages": [_entry(stage) for stage in stages]}))
 
 
 def write_json(path: Path, held: Mapping[str, Any]) -> None:
-    """Write JSON with a seal, whole or not at all, also where the machine then loses its power."""
+    """Write JSON, whole or not at all, also where the machine then loses its power."""
     with writing(path, lasting=True) as part:
-        part.write_text(json.dumps(sealed(held), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _entry(stage: Stage) -> dict[str, Any]:

@@ -48,12 +48,21 @@ def attempt(said: Sequence[Event]) -> Sequence[Event]:
 
 def where(said: Sequence[Event]) -> str:
     """How far the stage is that said this, for people: `43 %, epoch 13 of 30`."""
-    share, last = _shares(said)[-1:], {str(event["event"]): event for event in said}
-    epoch, attack = last.get("step") or last.get("epoch") or last.get("resumed"), last.get("attack started")
-    parts = [f"{share[0][1]:.0%}"] if share else []
-    parts += [f"epoch {epoch.get('epoch')} of {epoch.get('epochs')}"] if epoch else []
-    parts += [f"{attack.get('judge')} with {attack.get('attack')}"] if attack else []
+    parts = [f"{share:.0%}" for _, share in _shares(said)[-1:]]
+    epochs = [event for event in said if event["event"] in ("resumed", "step", "epoch")]
+    parts += [f"epoch {event.get('epoch')} of {event.get('epochs')}" for event in epochs[-1:]]
+    attacks = [event for event in said if event["event"] == "attack started"]
+    parts += [f"{event.get('judge')} with {event.get('attack')}" for event in attacks[-1:]]
     return ", ".join(parts)
+
+
+def kept(said: Sequence[Event]) -> str:
+    """What the next attempt goes on from, in the same words, and "" for nothing: a part of an epoch is begun anew.
+
+    `said` is of all attempts, as the last one may have died before it said what it went on from.
+    """
+    whole = [event for event in said if event["event"] != "step"]
+    return where(whole) if any(share for _, share in _shares(whole)[-1:]) else ""
 
 
 def left(said: Sequence[Event]) -> str:

@@ -17,7 +17,7 @@ from robustcl.bench.store import Store
 from robustcl.models.errors import UserError
 from robustcl.reports.capsule import duration
 from robustcl.reports.frame import suite_of
-from robustcl.reports.logs import ago, attempt, last_events, left, where
+from robustcl.reports.logs import ago, attempt, kept, last_events, left, where
 
 DEPTH = 3  # how many folders below the one that was named a run folder may lie
 SILENT = 60.0  # seconds without a line of its log after which a stage is said to be silent
@@ -129,7 +129,8 @@ def _seen(stage: StageState, store: Store, there: set[str], missing: Mapping[str
     if stage.key not in missing:
         return replace(stage, state="finished", age=_since_change(store.root / stage.kind / stage.key))
     holder, hidden = store.holder(stage.kind, stage.key), f"{stage.kind}/.{stage.key}"
-    said = attempt(last_events(store.root / hidden / NAME)) if hidden in there else []
+    every = last_events(store.root / hidden / NAME) if hidden in there else []
+    said = attempt(every)
     if holder is not None and holder.alive:
         still = ago(str(said[-1].get("time"))) if said else None
         silent = f"silent for {duration(still)}" if still is not None and still > SILENT else ""
@@ -143,7 +144,7 @@ def _seen(stage: StageState, store: Store, there: set[str], missing: Mapping[str
                 stage, state="failed", told=str(last.get("reason")).removeprefix(f"{stage.label}: "), age=age
             )
         gone = f"its process on {holder.host}, pid {holder.pid}, is gone" if holder is not None else ""
-        stands = f"goes on from {where(said)}" if where(said) else ""
+        stands = f"goes on from {kept(every)}" if kept(every) else ""
         told = ", ".join(filter(None, [str(last.get("reason", "")) or gone, stands]))
         return replace(stage, state="interrupted", told=told, age=age)
     lacks = [missing[key] for key in stage.parents if key in missing]

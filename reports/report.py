@@ -53,7 +53,9 @@ def _claimed(root: Path) -> Iterator[None]:
     suite_of(root)  # which refuses what is no run folder, before anything is written there
     with ExitStack() as stack:
         with writable(root):
-            stack.enter_context(locks.claimed(root / ".locks" / "report"))
+            lock = root / ".locks" / "report"
+            lock.parent.mkdir(exist_ok=True)  # hidden, and so lost in many a copy of a run folder
+            stack.enter_context(locks.claimed(lock))
         yield
 
 

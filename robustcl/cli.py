@@ -1,45 +1,19 @@
-"""The only owner of the command line: `run`, `evaluate`, `report`, `ls`, `fetch`; one clean line for every mistake.
+"""The only owner of the command line: `run`, `evaluate`, `report`, `ls`, `fetch`; `check` and `bless` are in gate.py.
 
-`check` and `bless` are in gate.py. Exit codes: 0 good, 1 regression, 2 the user's mistake, 3 nobody can tell (a check,
-or work was lost with its process), 4 numbers went wrong, 130 interrupted.
+What a command needs is imported when it runs, so that help, and readers of runs, come without torch.
 """
 
-import errno
-import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from robustcl import __version__, gate, interrupt
-from robustcl.models.errors import LostError, NumberError, UserError
-
-if TYPE_CHECKING:
-    from robustcl.bench.cluster import Ray
-    from robustcl.bench.runner import Job
+from robustcl import __version__, ending, gate, interrupt
+from robustcl.models.errors import UserError
+from robustcl.options import Level, LogLevel, Runs, Set, TensorBoard
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-class Level(StrEnum):
-    """How much is said on the standard error."""
-
-    QUIET = "quiet"
-    INFO = "info"
-    DEBUG = "debug"
-
-
-LogLevel = Annotated[
-    Level,
-    typer.Option("--log-level", help="On the standard error: errors alone, how far it is, or all that logs say."),
-]
-TensorBoard = Annotated[
-    Path | None, typer.Option("--tensorboard", help="A folder for curves of every stage, for TensorBoard.")
-]
-Runs = Annotated[Path | None, typer.Option(help="The run folder; default runs/<suite>.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a field of the suite.")]
 
 
 @app.command()
@@ -64,13 +38,14 @@ def run(
     Any number of the same commands may share a run folder: each makes what no other is at (docs/clusters.md). A
     [reference] of the suite that names a factory runs that code, with --dry-run too.
     """
+    from robustcl import running
     from robustcl.bench.cluster import asked_for
     from robustcl.bench.runner import prepare
 
     ray = asked_for(executor, address, gpus_per_stage, device)
     elsewhere = ray is not None and not dry_run
     job = prepare(suite, runs=runs, device=device, overrides=overrides or [], offline=offline, elsewhere=elsewhere)
-    _run(job, workers, dry_run, log_level, tensorboard, ray)
+    running.run(job, workers, dry_run, log_level, tensorboard, ray)
 
 
 @app.command()
@@ -118,7 +93,7 @@ def evaluate(
     A factory is called without arguments and returns the model. It is the one thing that robustcl runs of somebody
     else's code: with the rights of whoever calls this, so name no file that you would not run yourself.
     """
-    from robustcl import judging
+    from robustcl import judging, running
     from robustcl.bench.runner import prepare
     from robustcl.reports.report import report as write
 
@@ -149,7 +124,7 @@ def evaluate(
     if asked.schemes:
         suite, table = judging.encoder_suite(asked)
         job = prepare(suite, runs=runs, device=device, overrides=asked.overrides, table=table)
-        _run(job, workers, dry_run, log_level)
+        running.run(job, workers, dry_run, log_level)
         return
     hearing = judging.hear(asked)
     if dry_run:
@@ -255,84 +230,12 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-def _run(
-    job: "Job", workers: int | None, dry_run: bool, level: Level, curves: Path | None = None, ray: "Ray | None" = None
-) -> None:
-    """Make what a job lacks and print its table, or only its plan."""
-    from robustcl.bench.runner import claim, make
-    from robustcl.bench.together import leave
-    from robustcl.console import Display, beside
-    from robustcl.models.share import processes
-    from robustcl.outline import estimate, outline
-    from robustcl.reports.board import Board
-    from robustcl.reports.report import report
-
-    first = processes()[0] == 0  # of those that torchrun started, one speaks
-    if dry_run:
-        typer.echo(outline(job) if first else "", nl=first)
-        return
-    claim(job)
-    quiet, store = not first or level == Level.QUIET, job.place.store
-    if job.missing and not quiet and not (ray and job.place.device == "cuda"):  # which this machine need not have
-        typer.echo(estimate(job), err=True)
-    display = Display(job.plan.cost, job.missing, store, quiet=quiet)
-    followers = [Board(store.root, curves).write] if curves and first else []
-    followers += [display.follow()] if level == Level.DEBUG and first else []
-    with display, beside(followers):
-        make(job, display, workers, ray)
-    leave()
-    if first:
-        typer.echo(str(report(store.root)))
-
-
-# What a disk or its rights refuse, which is no mistake of ours.
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE}
-
-
 def main() -> None:
     """Run the command line; mistakes end in one line on the standard error."""
     interrupt.mind()
-    try:
+    with ending.told():
         code = app(standalone_mode=False)
         if code == interrupt.CODE:  # typer answers Ctrl-C with this code, older ones with Abort
             raise KeyboardInterrupt
         if code:
             sys.exit(code)
-    except (UserError, LostError, NumberError) as error:
-        _end(str(error), 2 if isinstance(error, UserError) else 3 if isinstance(error, LostError) else 4)
-    except (KeyboardInterrupt, typer.Abort):
-        _end(interrupt.TEXT, interrupt.CODE)
-    except (OSError, MemoryError) as error:
-        _end(_refused(error), 2)
-    except Exception as error:
-        wrong = _usage(error)
-        if wrong is None:
-            raise
-        sys.exit(wrong)
-
-
-def _refused(error: OSError | MemoryError) -> str:
-    """The line for what the machine refuses; anything else is raised again."""
-    if isinstance(error, MemoryError):
-        return f"out of memory ({error or 'no more of it'}), expected a machine with more, or fewer --workers"
-    if error.errno not in _REFUSALS:
-        raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what could not be printed is not tried again at the end
-    return f"{error.filename or 'standard output'}: cannot be used ({error.strerror}), expected a disk in order"
-
-
-def _usage(error: Exception) -> int | None:
-    """The exit code of typer's own complaints, after one line; None for anything else."""
-    show = getattr(error, "format_message", None)
-    if show is None:
-        return None
-    print(f"robustcl: {show()}", file=sys.stderr)
-    return int(getattr(error, "exit_code", 2))
-
-
-def _end(text: str, code: int) -> None:
-    share = sys.modules.get("robustcl.models.share")  # a reader of runs has no torch, and is alone
-    # What goes wrong in all processes of torchrun is said by the first; that one is gone, by all that are left.
-    if code == 3 or share is None or share.processes()[0] == 0:
-        print(f"robustcl: {text}", file=sys.stderr)
-    sys.exit(code)

@@ -21,32 +21,14 @@ import torch
 import robustcl
 from robustcl.bench import cluster
 from robustcl.bench.cluster import Ray
-from robustcl.bench.runner import Job, make, prepare
-from robustcl.bench.store import Stage
+from robustcl.bench.runner import make, prepare
+from robustcl.bench.store import Stage, Store
 from robustcl.reports import drawing
 from tests.bench.test_executors import CLUSTERS
 from tests.bench.tiny import Quiet, write_suite
 
-LONG = ["pretrain.at.training.epochs=40"]  # so that it can be caught at it
-SPLIT = ["judge.images=360", 'judge.judges=["square-1500"]']  # two batches
-
-
-class Killer(Quiet):
-    """Kills whoever has begun the stage of this label."""
-
-    def __init__(self, job: Job, label: str) -> None:
-        super().__init__()
-        self.job, self.label, self.killed = job, label, 0
-
-    def started(self, stage: Stage) -> None:
-        """Kill, where it is the one."""
-        super().started(stage)
-        if stage.label == self.label:
-            holder = self.job.place.store.holder(stage.kind, stage.key)
-            assert holder is not None
-            assert holder.alive
-            os.kill(holder.pid, signal.SIGKILL)
-            self.killed += 1
+LONG = ["pretrain.at.training.epochs=20"]  # so that it can be caught at it
+SPLIT = ["judge.images=360", "judge.batch=60", 'judge.judges=["square-300"]']
 
 
 class Interrupter(Quiet):
@@ -59,18 +41,25 @@ class Interrupter(Quiet):
 
 
 def whole(folder: Path) -> dict[str, Any]:
-    """A suite from the front door."""
-    suite = write_suite(folder, more=CLUSTERS)
-    report = robustcl.run(suite, runs=folder / "whole", overrides=LONG, executor="ray", workers=2)
-    return {"table": str(report)}
+    """A suite from the front door. A worker is killed after it has kept something; another one goes on from there."""
+    suite, killed = write_suite(folder, more=CLUSTERS), list[int]()
+    store = Store(folder / "whole")
 
+    def kill() -> None:
+        for _ in range(6000):
+            for kept in store.root.glob("pretrain/.*/progress/training.safetensors"):
+                holder = store.holder("pretrain", kept.parent.parent.name.removeprefix("."))
+                if holder and holder.alive:
+                    os.kill(holder.pid, signal.SIGKILL)
+                    return killed.append(holder.pid)
+            time.sleep(0.01)
+        return None
 
-def killed(folder: Path) -> dict[str, Any]:
-    """A worker is killed while it works; another one goes on."""
-    job = prepare(write_suite(folder, more=CLUSTERS), runs=folder / "killed", overrides=LONG)
-    watch = Killer(job, "pretrain at")
-    make(job, watch, ray=Ray())
-    return {"killed": watch.killed, "done": watch.done, "missing": job.missing}
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    report = robustcl.run(suite, runs=store.root, overrides=LONG, executor="ray", workers=2)
+    events = [json.loads(line) for path in store.root.glob("pretrain/*/log.jsonl") for line in path.open()]
+    return {"table": str(report), "killed": len(killed), "resumed": sum(e["event"] == "resumed" for e in events)}
 
 
 def split(folder: Path) -> dict[str, Any]:
@@ -95,7 +84,7 @@ def split(folder: Path) -> dict[str, Any]:
 def numbers(folder: Path) -> dict[str, Any]:
     """A loss that is no number."""
     wrong = ["pretrain.at.training.optimiser.lr=1e30", "pretrain.at.training.epochs=2"]
-    make(prepare(write_suite(folder), runs=folder / "numbers", overrides=wrong), Quiet(), ray=Ray())
+    make(prepare(write_suite(folder), runs=folder / "numbers", overrides=wrong), Quiet(), 1, Ray())
     return {}
 
 
@@ -107,7 +96,7 @@ def mistake(folder: Path) -> dict[str, Any]:
     np.savez(path, **arrays, **labels)
     job = prepare(write_suite(folder), runs="mistake", overrides=['data.name="npz"', 'data.path="data.npz"'])
     np.savez(path, **arrays, **{name: part[::-1] for name, part in labels.items()})
-    make(job, Quiet(), ray=Ray())
+    make(job, Quiet(), 1, Ray())
     return {}
 
 
@@ -127,17 +116,18 @@ def interrupted(folder: Path) -> dict[str, Any]:
     return {"begun": watch.begun, "alive": alive, "missing": len(job.missing)}
 
 
-CASES: list[Callable[[Path], dict[str, Any]]] = [whole, killed, split, numbers, mistake, interrupted]
+CASES: list[Callable[[Path], dict[str, Any]]] = [whole, split, numbers, mistake, interrupted]
 
 
 def surroundings() -> list[Any]:
     """What a cluster that starts changes for its own processes alone."""
-    return [*map(os.environ.get, cluster._QUIET), os.environ.get("PYTHONPATH"), signal.getsignal(signal.SIGTERM)]
+    return [*map(os.environ.get, cluster._WAYS), os.environ.get("PYTHONPATH"), signal.getsignal(signal.SIGTERM)]
 
 
 def main(folder: Path) -> None:
     """All cases, an error of one being part of what it says."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     os.chdir(folder)
     mock.patch.object(drawing, "save", return_value=[]).start()  # most of a report's time, and tested elsewhere
     before = surroundings()

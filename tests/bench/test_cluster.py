@@ -6,7 +6,9 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,13 +16,14 @@ from typing import Any
 import pytest
 
 import robustcl
-from robustcl.bench import cluster, task
+from robustcl.bench import cluster, stages, task
+from robustcl.bench.batches import Batches
 from robustcl.bench.cluster import Ray, asked_for
 from robustcl.bench.errands import directions
 from robustcl.bench.library import Library
 from robustcl.bench.place import Place
 from robustcl.bench.runner import claim, make, prepare
-from robustcl.bench.stages import assist
+from robustcl.bench.stages import assist, execute
 from robustcl.bench.store import Stage, Store
 from robustcl.models.errors import LostError, UserError
 from tests.bench import on_ray
@@ -58,18 +61,14 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 @needs_ray
-def test_a_cluster_makes_the_same_bytes(case: Case, folder: Path, alone: dict[str, bytes]) -> None:
-    assert "| advcl" in case("whole")["table"]
+def test_a_cluster_makes_the_same_bytes_though_a_worker_is_killed_at_work(
+    case: Case, folder: Path, alone: dict[str, bytes]
+) -> None:
+    said = case("whole")
+    assert "| advcl" in said["table"]
+    assert (said["killed"], said["resumed"]) == (1, 1)
     assert visible(folder / "whole") == alone
     assert [path.name for path in (folder / "whole").glob("*/.[!.]*")] == []
-
-
-@needs_ray
-def test_it_still_does_when_a_worker_is_killed_at_work(case: Case, folder: Path, alone: dict[str, bytes]) -> None:
-    said = case("killed")
-    assert (said["killed"], said["missing"]) == (1, [])
-    assert len(said["done"]) == len(set(said["done"])) == 11
-    assert visible(folder / "killed") == alone
 
 
 @needs_ray
@@ -174,7 +173,7 @@ STAGE = {"kind": "pretrain", "part": {"data": "0" * 16}, "parents": {}, "label":
 def test_what_was_made_where_nobody_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_PATIENCE", 0.0)
     crew = object.__new__(cluster._Crew)
-    crew.store = Store(tmp_path)
+    crew.store, crew.over = Store(tmp_path), threading.Event()
     with pytest.raises(UserError) as caught:
         crew._seen(Stage(kind="pretrain", part={}, label="pretrain at"), "node7")
     assert one_line(caught.value) == (
@@ -226,3 +225,42 @@ def test_nobody_assists_at_what_nobody_makes(tmp_path: Path) -> None:
     stage = next(stage for stage in job.plan.stages if stage.kind == "evaluate")
     assist(stage, job.place)
     assert not (tmp_path / "runs" / "evaluate").exists()
+
+
+def test_an_evaluation_that_died_at_its_end_attacks_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(write_suite(tmp_path), runs=tmp_path / "runs")
+    stage, place = next(stage for stage in job.plan.stages if stage.kind == "evaluate"), replace(job.place, shared=True)
+    for parent in job.plan.stages[: job.plan.stages.index(stage)]:
+        execute(parent, place, lambda done, total: None)
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "provenance", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            execute(stage, place, lambda done, total: None)
+    kept: list[Path | None] = []
+    monkeypatch.setattr(Batches, "save", lambda desk, *_: kept.append(desk.folder))
+    assert execute(stage, place, lambda done, total: None)
+    assert {folder for folder in kept if folder} == set(), "the checks alone attack, which keep nothing"
+
+
+def test_who_assists_is_sent_away_from_what_failed() -> None:
+    waits, begun, cancelled = iter([[], ["a task"]]), list[bool](), list[bool]()
+
+    def remote(where: str, said: str, *, assists: bool) -> bool:
+        begun.append(assists)
+        return assists
+
+    crew: Any = object.__new__(cluster._Crew)
+    crew.library = SimpleNamespace(
+        wait=lambda tasks, timeout: [next(waits)],
+        get=lambda task: json.dumps({"error": "UserError", "message": "a mistake"}),
+        cancel=lambda task, force: cancelled.append(task),
+        exceptions=SimpleNamespace(RayError=OSError, RayTaskError=OSError),
+    )
+    crew.watch, crew.where, crew.place, crew.over = Quiet(), "", {}, threading.Event()
+    crew.task = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=remote))
+    crew._reached = lambda stage: (0, 1)
+    with pytest.raises(UserError, match="a mistake"):
+        crew.make(Stage(kind="evaluate", part={}, label="evaluate at"), 3)
+    assert begun == cancelled == [False, True, True]

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import pytest
 
 from robustcl.bench import locks
 from robustcl.bench.agenda import Agenda
+from robustcl.bench.executors import side_by_side, told
 from robustcl.bench.locks import claimed, holder
 from robustcl.bench.runner import Job, claim, make, prepare
-from robustcl.bench.stages import work_of
+from robustcl.bench.stages import execute, work_of
 from robustcl.bench.store import Stage, Store
 from robustcl.models.errors import NumberError, UserError
 from tests import forks
@@ -147,8 +148,19 @@ def test_what_another_process_makes_is_left_to_it(tmp_path: Path) -> None:
     assert job.missing == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_another_process_fails_at_is_tried_here_once(tmp_path: Path, workers: int) -> None:
+def in_threads(job: Job, watch: Watch) -> None:
+    """What `make` does with two workers, which take half a dozen seconds to start."""
+    agenda = Agenda(job.plan.stages, job.place.store, job.plan.cost)
+    with ThreadPoolExecutor(2) as threads:
+
+        def made(stage: Stage, taken: int) -> "Future[bool]":
+            return threads.submit(execute, stage, job.place, told(stage, watch), wait=False)
+
+        side_by_side(agenda, lambda: 2, made, False, watch)
+
+
+@pytest.mark.parametrize("made", [lambda job, watch: make(job, watch, workers=1), in_threads], ids=["one", "two"])
+def test_what_another_process_fails_at_is_tried_here_once(tmp_path: Path, made: Callable[[Job, Watch], None]) -> None:
     job = prepare(
         write_suite(tmp_path),
         runs=tmp_path / "runs",
@@ -160,7 +172,7 @@ def test_what_another_process_fails_at_is_tried_here_once(tmp_path: Path, worker
         another(job.place.store, of(job, "pretrain at"), lambda folder: 1 / 0, watch.go),
         pytest.raises(NumberError, match=r"^pretrain at: the loss is not finite in epoch 1"),
     ):
-        make(job, watch, workers=workers)
+        made(job, watch)
     assert watch.waited == [("pretrain at", os.getpid())]
     assert watch.begun.count("pretrain at") == 1
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import robustcl
-from robustcl.bench import forks, locks, records, shards
+from robustcl.bench import batches, forks, locks, records, shards
 from robustcl.bench.attacks import judges
 from robustcl.bench.autoattack.attacks import APGD, Square
 from robustcl.bench.batches import Batches
@@ -143,6 +143,13 @@ def test_a_batch_that_another_process_leaves_undone_is_attacked_here(tmp_path: P
         over.set()
     assert found == alone
     assert waited == [False], "it was waited for, until it gave up"
+
+
+def test_what_is_no_batch_may_be_gone_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, trial = setting("pgd", tmp_path)
+    alone = written(judge(network(), images, trial), tmp_path)
+    monkeypatch.setattr(batches, "read_sealed", Path.unlink)  # another process found it out a moment before
+    assert written(judge(network(), images, trial), tmp_path) == alone
 
 
 def test_an_attack_that_leaves_a_batch_undone_is_found_out(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from robustcl.bench.runner import Job, make, prepare
+from robustcl.bench.stages import told
 from robustcl.models.checkpoint import fingerprint, load_classifier, load_encoder, save_encoder
 from robustcl.models.errors import UserError
 from robustcl.models.vision import torchvision
@@ -97,12 +98,16 @@ def test_a_target_is_finetuned_and_judged_on(tmp_path: Path) -> None:
 
 def test_labels_from_a_file_reach_pretraining(tmp_path: Path) -> None:
     path = save_groups(tmp_path / "groups.npz", few=True)
-    here = made(tmp_path, more=f"\n[labels.groups]\nfile = '{path}'\n" + ADVCL)
+    more = f"\n[labels.groups]\nfile = '{path}'\n" + ADVCL
+    planned, here = job(tmp_path, more=more), made(tmp_path, more=more)
     assert "pretrain at" not in here, "what is neither a row nor used is not made"
     labels = load_labels(here["labels groups"] / "labels.npz", N)
     assert torch.equal(labels[4], load_labels(path, N)[4])
     balance = json.loads((here["labels groups"] / "balance.json").read_text())
-    assert balance["4"]["warning"] == "2 of 4 clusters are empty; one cluster holds 1077 of 1437 images"
+    warning = "2 of 4 clusters are empty; one cluster holds 1077 of 1437 images"
+    assert balance["4"]["warning"] == warning
+    (stage,), store = [stage for stage in planned.plan.stages if stage.kind == "labels"], planned.place.store
+    assert [line for line in told(stage, store) if line.endswith(f" bits; warning: {warning}")], "as the console says"
 
 
 def test_a_file_that_changes_after_the_plan_is_one_line(tmp_path: Path) -> None:

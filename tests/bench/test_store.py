@@ -2,9 +2,9 @@
 
 import io
 import json
-import multiprocessing
 import os
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from robustcl.bench.store import Stage, Store
 from robustcl.models.errors import UserError
 from tests.bench.tiny import one_line
 
+ROOT = Path(__file__).parents[2]
 STAGE = Stage(kind="pretrain", part={"x": 1}, label="pretrain x")
 
 
@@ -141,25 +142,26 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
             assert one_line(caught.value).startswith(f"{root}: cannot be written (")
 
 
-def slow(root: str, mark: str) -> None:
-    def work(folder: Path) -> dict[str, Any]:
-        with Path(mark).open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        time.sleep(0.5)
-        return fill(folder)
+SLOW = """
+import sys, time
+from pathlib import Path
+from tests.bench.test_store import STAGE, Store, fill
 
-    Store(Path(root)).make(STAGE, work)
+def work(folder):
+    with open(sys.argv[2], "a") as file:
+        file.write("made\\n")
+    time.sleep(0.5)
+    return fill(folder)
+
+Store(Path(sys.argv[1])).make(STAGE, work)
+"""
 
 
 def test_two_processes_make_a_stage_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
     mark = tmp_path / "mark"
-    racers = [context.Process(target=slow, args=(str(tmp_path / "runs"), str(mark))) for _ in range(2)]
-    for racer in racers:
-        racer.start()
-    for racer in racers:
-        racer.join(60)
-    assert [racer.exitcode for racer in racers] == [0, 0]
+    command = [sys.executable, "-c", SLOW, str(tmp_path / "runs"), str(mark)]
+    racers = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
+    assert [racer.wait(60) for racer in racers] == [0, 0]
     assert len(mark.read_text().splitlines()) == 1
     assert Store(tmp_path / "runs").has(STAGE)
 

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import signal
 import sys
 import threading
 import traceback
@@ -113,6 +114,8 @@ def _serve(words: Sequence[str], prepare: Callable[[], None], files: Sequence[in
             os.dup2(file, number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
         sys.argv = ["robustcl", *words]
+        for number in (signal.SIGINT, signal.SIGHUP):  # which nohup, and a shell in the background, have ignored
+            signal.signal(number, signal.SIG_DFL)
         prepare()
         cli.main()
         code = 0

@@ -18,7 +18,7 @@ import pytest
 from robustcl.bench.journal import Journal, logged
 from robustcl.bench.store import Stage, Store
 from robustcl.models.errors import NumberError, UserError
-from robustcl.reports.logs import attempt, left, where
+from robustcl.reports.logs import attempt, kept, left, where
 from robustcl.reports.progress import listing, state_of
 from tests.bench.tiny import one_line
 from tests.reports.synthetic import JUDGES, answers, cell, write_run
@@ -200,12 +200,16 @@ def test_damage_anywhere_is_a_line_or_does_no_harm(root: Path) -> None:
 
 
 def test_names_move_no_cursor(root: Path) -> None:
+    with pytest.raises(NumberError):
+        Store(root).make(stages()["new"], lambda folder: works(folder, "new", NumberError("a\x1b[2J\x07b")))
+    assert lines(root)["new"] == "failed T ago: a\\x1b[2J\\x07b"
     held = json.loads((root / "suite.json").read_text())
     held["stages"][0]["label"] = "a\x1b[2J\nb"
+    del held["seal"]
     (root / "suite.json").write_text(json.dumps(held))
-    told = listing(root)
-    assert "a\\x1b[2J\\nb" in told
-    assert "\x1b" not in told
+    with pytest.raises(UserError, match="control characters in"):
+        listing(root)
+    assert "\x1b" not in listing(root.parent)
 
 
 def test_looking_takes_no_lock_from_a_claimer(root: Path) -> None:
@@ -235,9 +239,15 @@ def test_how_long_it_takes_is_told_from_how_fast_it_went() -> None:
     assert len(now) == 4
     assert where(now) == "35%, epoch 7 of 20"
     assert left(now) == f"about {(80 / 2 * 13 - 20) / 60:.1f} min left"
+    assert kept(now) == "30%, epoch 6 of 20", "a part of an epoch is begun anew"
+    assert kept([*said, line(5, "started", resumed=True)]) == "30%, epoch 6 of 20", "it died before it said so"
+    assert kept([*said, line(5, "started", resumed=False)]) == ""
+    now = [*now, line(10, "epoch", epoch=8, epochs=20)]
+    assert where(now) == "40%, epoch 8 of 20", "quick epochs leave no room for steps"
     judged = [line(9, "started", resumed=False), line(8, "attack started", judge="aa", attack="fab-t")]
     assert where([*judged, line(5, "progress", done=3, total=10)]) == "30%, aa with fab-t"
     assert left(judged) == ""
+    assert kept(judged) == "", "nothing to go on from"
     assert left([line(-50, "progress", done=0, total=2), line(-99, "progress", done=1, total=2)]) == "about 49.0 s left"
     wrong = [line(1, "progress", done="x", total=2), line(1, "progress", done=1, total=0), line(1, "epoch", epochs=3)]
     assert (left(wrong), where(wrong)) == ("", "epoch None of 3")
