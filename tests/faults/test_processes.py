@@ -77,6 +77,7 @@ def test_the_report_that_is_written_last_has_every_row(tmp_path: Path) -> None:
         with mock.patch.object(writers, "save", slow):
             (first,) = together(tmp_path, lambda: report(runs))
         while not (tmp_path / "has read").exists():
+            assert first.ended() is None, (tmp_path / "said-0").read_text()
             time.sleep(0.01)
         write_run(runs, [(one, rows), (two, rows)])
         report(runs)
