@@ -442,5 +442,5 @@ def test_an_entry_of_a_probe_without_a_network_is_empty() -> None:
 
 def test_probes_are_listed_with_what_they_do() -> None:
     lines = listing("probes").splitlines()
-    assert [line.split()[0] for line in lines[1:]] == names(PACKAGE)
+    assert [line.split()[0] for line in lines[1:]] == list(names(PACKAGE))
     assert all(len(line.split()) > 3 for line in lines[1:])
