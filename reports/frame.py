@@ -16,7 +16,7 @@ from robustcl.bench.findings import UNCHECKED
 from robustcl.models.arrays import check_size
 from robustcl.models.errors import UserError
 from robustcl.models.naming import check_seen, is_file_name
-from robustcl.models.value import plain
+from robustcl.models.value import fraction, plain
 from robustcl.models.whole import intact
 from robustcl.reports.about import About, read_about
 from robustcl.reports.trust import text_of
@@ -200,7 +200,7 @@ def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     if int(cell["classes"]) < 1:
         raise ValueError(f"{cell['classes']} classes")
     judges = {str(judge): [str(attack) for attack in attacks] for judge, attacks in cell["judges"].items()}
-    numbers = {"classes": int(cell["classes"]), "radius": float(Fraction(text["eps"]))}
+    numbers = {"classes": int(cell["classes"]), "radius": float(fraction(text["eps"], "eps"))}
     seeds = {f"seed_{role}": int(seed) for role, seed in cell["seeds"].items()}
     prints = {str(judge): str(of) for judge, of in cell.get("fingerprints", {}).items()}
     json_text = {"judges": json.dumps(judges), "fingerprints": json.dumps(prints)}
