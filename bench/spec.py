@@ -6,7 +6,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from robustcl.bench.data import DataSet, datasets, read_dataset
+from robustcl.bench.data import PACKAGE as DATA
+from robustcl.bench.data import DataSet, read_dataset
 from robustcl.bench.forms import read_judges
 from robustcl.bench.labels import read_labels
 from robustcl.bench.names import check_names
@@ -118,8 +119,8 @@ def _suite(name: str, head: str, point: str, table: Table, pair: tuple[str, str]
 
 def _dataset(table: Table, where: str) -> DataSet:
     """A data set; a suite may leave the path of one to the command line."""
-    kind = datasets().get(str(table.get("name")))
-    if kind and "path" in kind.__dataclass_fields__ and "path" not in table:
+    kind = find(DATA, "data set", table.get("name"), DataSet, where)
+    if "path" in kind.__dataclass_fields__ and "path" not in table:
         what, example = ("an .npz", "mnist.npz") if table["name"] == "npz" else ("a folder", "images/")
         key = where.partition(".")[2]
         raise UserError(f"{where}.path: missing, expected the path of {what}, for example --set {key}.path={example}")

@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from robustcl.bench.offline import no_network
-from robustcl.models.errors import UserError, unknown
+from robustcl.models.errors import UserError, nearest, unknown
 from robustcl.models.vision import torchvision
 
 PREFIX = "robustbench:"
@@ -113,9 +113,8 @@ def _entry(package: Any, target: str, data: str, threat: str, name: str) -> Mapp
         raise unknown(target, "threat", threat, zoo[data])
     if name not in zoo[data][threat]:
         held = zoo[data][threat]
-        close = str(unknown(target, "model", name, held)).rpartition("; did you mean ")
-        hint = f"; did you mean {close[2]}" if close[1] else ""
-        raise UserError(f"{target}: unknown model '{name}', expected one of the {len(held)} of {data}/{threat}{hint}")
+        known = f"expected one of the {len(held)} of {data}/{threat}{nearest(name, held)}"
+        raise UserError(f"{target}: unknown model '{name}', {known}")
     entry: Mapping[str, Any] = zoo[data][threat][name]
     return entry
 

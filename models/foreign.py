@@ -157,6 +157,8 @@ def take_apart(tensors: Mapping[str, Tensor], layout: str | None, where: str) ->
         raise UserError(f"{where}: no first convolution, expected {places} as in layout {chosen.name}")
     encoder, dropped, stored = _sorted(bare, inner, where)
     for name, tensor in encoder.items():
+        if tensor.dim() > 4:  # torch itself stumbles over more than 64
+            raise UserError(f"{where}: {name}: {tensor.dim()} dimensions, expected weights of at most four")
         if not name.endswith(COUNTER) and not (tensor.is_floating_point() and torch.isfinite(tensor).all()):
             raise UserError(f"{where}: {name}: NaN, infinity or integers of type {tensor.dtype}, expected weights")
         if name.endswith("running_var") and bool((tensor < 0).any()):

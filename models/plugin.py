@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import pkgutil
-from functools import cache
 from typing import Any, TypeVar
 
 from robustcl.models.errors import unknown
@@ -11,10 +10,9 @@ from robustcl.models.errors import unknown
 T = TypeVar("T")
 
 
-@cache  # a grid asks thousands of times
-def names(package: str) -> tuple[str, ...]:
+def names(package: str) -> list[str]:
     """The names of the plug-ins in `package`, such as `robustcl.pretraining.methods`."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)))
+    return sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
 
 
 def find(package: str, kind: str, name: Any, base: type[T], where: str) -> type[T]:

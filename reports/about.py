@@ -39,7 +39,7 @@ def read_about(path: str | Path) -> About:
         metadata = pq.read_schema(path).metadata or {}
         held = json.loads(metadata.get(ABOUT, b"{}"))
         tables = [dict(held.get(key, {})) for key in ("threat", "fingerprints", "protocol")]
-        part = dict(tables[-1].get("part", {}))
+        tables[-1] |= {"part": dict(tables[-1]["part"])} if "part" in tables[-1] else {}
     except (pa.ArrowException, OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: damaged or truncated ({reason}), expected whole records") from None
@@ -48,7 +48,7 @@ def read_about(path: str | Path) -> About:
     return About(
         threat=threat,
         fingerprints=fingerprints,
-        protocol=protocol | {"part": part},
+        protocol=protocol,
         reliability=read_reliability(checked, f"{path}") if checked else None,
         designs=read_designs(held.get("designs", {}), f"{path}"),
     )

@@ -202,6 +202,8 @@ def _cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     judges = {str(judge): [str(attack) for attack in attacks] for judge, attacks in cell["judges"].items()}
     numbers = {"classes": int(cell["classes"]), "radius": float(fraction(text["eps"], "eps"))}
     seeds = {f"seed_{role}": int(seed) for role, seed in cell["seeds"].items()}
+    if max(map(abs, (numbers["classes"], *seeds.values()))) >= 2**63:
+        raise ValueError("a number beyond 64 bits")
     prints = {str(judge): str(of) for judge, of in cell.get("fingerprints", {}).items()}
     json_text = {"judges": json.dumps(judges), "fingerprints": json.dumps(prints)}
     return {**text, **numbers, **seeds, **json_text, "headline": bool(cell["headline"])}

@@ -393,8 +393,8 @@ def test_a_gradient_that_is_no_number_is_no_direction(attack: Attack) -> None:
     assert not found.query("judge == 'it'")["right"].any()
 
 
-def test_square_goes_on_where_the_model_answers_no_number() -> None:
-    """It does so where the first pixel went up, as in half of the first points."""
+def test_square_says_where_the_model_answers_no_number() -> None:
+    """It does so where the first pixel went up, as in half of the first points; that image has no verdict."""
     model = network()
     images = images_for(model, wrong=0)
     images.pixels[:, :, 0, 0] = 0.5
@@ -404,8 +404,8 @@ def test_square_goes_on_where_the_model_answers_no_number() -> None:
     def torn(x: Tensor) -> Tensor:
         return torch.where(x[:, :, 0, 0] > 0.6, torch.nan, model(x))
 
-    found = judge(torn, images, Trial(threat=Threat("1/2"), judges={"it": [Square(queries=300)]}))
-    assert not found.query("judge == 'it'")["right"].any()
+    with pytest.raises(NumberError, match=r"model: the answer to image \d+ under attack is not finite"):
+        judge(torn, images, Trial(threat=Threat("1/2"), judges={"it": [Square(queries=300)]}))
 
 
 class Looks(nn.Module):

@@ -33,6 +33,7 @@ from robustcl.models.encoder import Encoder
 from robustcl.models.errors import UserError
 from robustcl.models.plugin import names
 from robustcl.models.threat import Threat
+from robustcl.models.whole import write_sealed
 from robustcl.outline import listing
 from robustcl.pretraining.images import Images
 from tests.bench.tiny import Quiet, images_for, network, one_line, write_suite
@@ -332,11 +333,11 @@ def test_a_landscape_goes_on_from_the_rows_that_are_there(tmp_path: Path) -> Non
 
     with pytest.raises(Stopped):
         probe.run(dataclasses.replace(whole, keep=tmp_path, report=stop))
-    assert len(list(tmp_path.glob("row-*.npy"))) == 2
+    assert len(list(tmp_path.glob("row-*"))) == 2
     seen: list[int] = []
     left = dataclasses.replace(whole, keep=tmp_path, report=lambda done, total: seen.append(done))
     assert np.array_equal(probe.run(left)["loss"], expected)
-    np.save(tmp_path / "row-0000.npy", np.array([7.0, 7.0, 7.0]))
+    write_sealed(tmp_path / "row-0000", np.array([7.0, 7.0, 7.0]).tobytes())
     assert probe.run(left)["loss"][0].tolist() == [7, 7, 7], "what is there is taken and not made again"
 
 
@@ -442,5 +443,5 @@ def test_an_entry_of_a_probe_without_a_network_is_empty() -> None:
 
 def test_probes_are_listed_with_what_they_do() -> None:
     lines = listing("probes").splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(names(PACKAGE))
+    assert [line.split()[0] for line in lines[1:]] == names(PACKAGE)
     assert all(len(line.split()) > 3 for line in lines[1:])
