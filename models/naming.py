@@ -7,11 +7,14 @@ from typing import Any
 from robustcl.models.errors import UserError
 
 _DEPTH = 100  # of tables in tables
+_LONGEST = 255  # bytes of a name, on every usual file system
 
 
 def is_file_name(name: object) -> bool:
     """Whether this is the name of a file or folder in a folder, and leads nowhere else."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_seen(name)
+    if not isinstance(name, str) or len(name.encode(errors="replace")) > _LONGEST:
+        return False
+    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_seen(name)
 
 
 def is_seen(text: str) -> bool:

@@ -20,7 +20,7 @@ from tests.bench import official
 from tests.reports.synthetic import answers, cell, write_run
 
 JUDGES = {"pgd-20": ["pgd-20"]}
-OUT = ("../secret", "../../secret", "/etc", "..", ".", "", "a/b", "a\\b", "*/../secret")
+OUT = ("../secret", "../../secret", "/etc", "..", ".", "", "a/b", "a\\b", "*/../secret", "x" * 300)
 
 
 @pytest.fixture
