@@ -62,11 +62,7 @@ def run_stages(stages: Sequence[Stage], place: Place, workers: int, cost: Mappin
     while agenda:
         chosen = agenda.next(1, watch.finished)
         for stage in chosen:
-            if execute(stage, place, told(stage, watch), wait=False):
-                watch.finished(stage)
-                agenda.done(stage)
-            else:
-                agenda.back(stage)
+            _entered(agenda, stage, execute(stage, place, told(stage, watch), wait=False), watch)
         if agenda and not chosen:
             agenda.rest(watch.waiting)
 
@@ -87,13 +83,18 @@ def side_by_side(
             running[make(stage, taken)] = (stage, taken)
         for future in wait(running, timeout=1, return_when=FIRST_COMPLETED).done:
             stage, _ = running.pop(future)
-            if future.result():
-                watch.finished(stage)
-                agenda.done(stage)
-            else:
-                agenda.back(stage)
+            _entered(agenda, stage, future.result(), watch)
         if agenda and not running:
             agenda.rest(watch.waiting)
+
+
+def _entered(agenda: Agenda, stage: Stage, made: bool, watch: Watch) -> None:
+    """What came of a stage: it was made here, or another process works at it."""
+    if made:
+        watch.finished(stage)
+        agenda.done(stage)
+    else:
+        agenda.back(stage)
 
 
 def told(stage: Stage, watch: Watch) -> Report:
